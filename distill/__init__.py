@@ -1,0 +1,1 @@
+"""How a student ranker is made from a teacher."""

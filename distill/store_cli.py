@@ -1,0 +1,107 @@
+"""The `distill-store` command: what is in the store of stages, and what can go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from distill.stages import RECORD, Store
+from export.errors import UserError
+
+app = typer.Typer(
+    help="The store of stages: finished pieces of work that runs share.", no_args_is_help=True, add_completion=True
+)
+Runs = Annotated[Path, typer.Option(help="The folder of runs; its stages/ is the store.")]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stage in the store."""
+
+    folder: Path
+    created: str
+    megabytes: float
+    runs: int
+
+
+def referred(runs: Path) -> dict[str, int]:
+    """Return how many runs refer to each stage, by its key."""
+    counts: dict[str, int] = {}
+    for path in runs.rglob("run.json"):
+        if (runs / "stages") in path.parents:
+            continue
+        try:
+            stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); mend or delete it, else its stages would be lost"
+            ) from error
+        for key in {Path(stage).name for stage in stages}:
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def entries(runs: Path) -> Iterator[Entry]:
+    """Yield the store's stages, finished ones first."""
+    store, counts = Store(runs / "stages"), referred(runs)
+    for key in store.finished():
+        folder = store.root / key
+        created = json.loads((folder / RECORD).read_text(encoding="utf-8"))["created"]
+        yield Entry(folder, created, _megabytes(folder), counts.get(key, 0))
+    for folder in store.unfinished():
+        yield Entry(folder, "unfinished", _megabytes(folder), 0)
+
+
+@app.command("list")
+def list_(runs: Runs = Path("runs")) -> None:
+    """Show every stage, its size, and how many runs refer to it."""
+    table = Table("stage", "created (UTC)", "MB", "runs")
+    found = list(_entries_or_exit(runs))
+    for entry in found:
+        table.add_row(entry.folder.name, entry.created[:16], f"{entry.megabytes:.1f}", str(entry.runs))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"{len(found)} stages, {sum(entry.megabytes for entry in found):.1f} MB in {runs / 'stages'}")
+
+
+@app.command()
+def prune(
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[bool, typer.Option(help="Say what would go, delete nothing.")] = False,
+    unfinished: Annotated[bool, typer.Option(help="Also what killed runs left to go on from.")] = False,
+) -> None:
+    """Delete the stages that no run refers to. Delete a run's folder first to free what only it used."""
+    console = Console(soft_wrap=True)
+    freed = 0.0
+    for entry in _entries_or_exit(runs):
+        if entry.runs or (entry.created == "unfinished" and not unfinished):
+            continue
+        if not dry_run and not Store(runs / "stages").remove(entry.folder):
+            console.print(f"kept {entry.folder.name}: somebody is making it")
+            continue
+        console.print(f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)")
+        freed += entry.megabytes
+    console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
+
+
+def _entries_or_exit(runs: Path) -> list[Entry]:
+    if not (runs / "stages").is_dir():
+        typer.echo(f"{runs} has no stages/; give the folder of runs: --runs FOLDER", err=True)
+        raise typer.Exit(2)
+    try:
+        return list(entries(runs))
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

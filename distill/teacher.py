@@ -1,0 +1,59 @@
+"""The teacher: a plain BERT encoder fine-tuned to rank, or a reranker taken as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from distill import losses
+from distill.models import FILES
+from distill.schema import EncoderTeacher, Train
+from distill.tokens import PairTokens
+from distill.train import Device, train_ranker
+from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+
+
+def write_tuned(
+    encoder: Path, pairs: PairTokens, dev: PairTokens, teacher: EncoderTeacher, train: Train, seed: int, out: Path
+) -> None:
+    """Fine-tune an encoder with a listwise loss on the graded labels and save the cross-encoder in `out`."""
+    device = Device.resolve(train)
+    set_seed(seed)  # of the new classifier
+    model = ClsOnlyBert.from_pretrained(
+        encoder, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
+    )
+    train_ranker(
+        model,
+        pairs,
+        dev,
+        {"grades": pairs.split.grade.astype("float32")},
+        lambda scores, batch: losses.listwise_labels(scores, batch["grades"], batch["mask"]),
+        fit=teacher.fit,
+        train=train,
+        device=device,
+        seed=seed,
+        out=out,
+        what="teacher",
+    )
+    save_ranker(model, str(out))
+    copy_tokenizer(encoder, out)
+
+
+def write_as_is(model: Path, out: Path) -> None:
+    """Save a tuned reranker in `out` as it is.
+
+    Raises:
+        ModelError: if it is no BERT cross-encoder with one output.
+    """
+    save_ranker(load_ranker(str(model), cls_only=False), str(out))
+    copy_tokenizer(model, out)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy the tokenizer's files of one model's folder into another's."""
+    for name in FILES:
+        if name not in ("config.json", "model.safetensors") and (source / name).is_file():
+            shutil.copyfile(source / name, out / name)

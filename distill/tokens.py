@@ -1,0 +1,122 @@
+"""Token tables: a data set's queries and items as token ids, tokenised once and memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from distill.records import RankingData, Split, TextTable
+from export.progress import Progress
+from export.runtime.tokens import SPECIAL, Int32, Int64, PairEncoder, kept_lengths
+
+BATCH = 4096  # texts tokenised at a time
+KEPT = 2  # a text is kept up to this many times max_length; beyond, only "which is longer" could still change
+
+
+@dataclass(frozen=True)
+class TokenColumn:
+    """Texts as ids: text i is ids[offsets[i]:offsets[i + 1]], int32 and int64, memory-mapped."""
+
+    ids: Int32
+    offsets: Int64
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> TokenColumn:
+        """Map a column that `write` made."""
+        ids = (
+            np.memmap(folder / f"{name}.ids", dtype=np.int32, mode="r")
+            if _size(folder, name)
+            else np.zeros(0, np.int32)
+        )
+        return cls(np.asarray(ids), np.load(folder / f"{name}.offsets.npy", mmap_mode="r"))
+
+    def __getitem__(self, row: int) -> Int32:
+        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+
+    def lengths(self) -> Int64:
+        """Return the number of ids of each text."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The queries and items of a data set as token ids, without special tokens."""
+
+    queries: TokenColumn
+    items: TokenColumn
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenTable:
+        """Map a table that `write` made."""
+        return cls(TokenColumn.open(folder, "queries"), TokenColumn.open(folder, "items"))
+
+
+class PairTokens:
+    """A split's pairs as inputs of a model.
+
+    Attributes:
+        split: the candidate lists.
+        query: int32 [pairs], the query row of each pair.
+        lengths: int64 [pairs], tokens of each pair as the model sees it.
+    """
+
+    def __init__(self, split: Split, table: TokenTable, encoder: PairEncoder) -> None:
+        self.split = split
+        self.table = table
+        self.encoder = encoder
+        self.query = split.pair_query()
+        left, right = kept_lengths(
+            table.queries.lengths()[self.query], table.items.lengths()[split.item], encoder.max_length - SPECIAL
+        )
+        self.lengths: Int64 = (left + right + SPECIAL).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def texts(self, rows: Int64) -> tuple[list[Int32], list[Int32]]:
+        """Return the ids of the queries and of the items of these pairs."""
+        queries = [self.table.queries[row] for row in self.query[rows]]
+        return queries, [self.table.items[row] for row in self.split.item[rows]]
+
+    def batch(self, rows: Int64) -> dict[str, Int64]:
+        """Return the padded inputs of these pairs, int64 [rows, tokens]."""
+        return self.encoder.batch(*self.texts(rows))
+
+
+def write(data: RankingData, encoder: PairEncoder, out: Path) -> None:
+    """Tokenise a data set's texts into `out`."""
+    counts = {}
+    for name, table in (("queries", data.queries), ("items", data.items)):
+        counts[name] = _write_column(table, encoder, out, name)
+    summary = {"max_length": encoder.max_length, "mean_tokens": counts}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_column(table: TextTable, encoder: PairEncoder, out: Path, name: str) -> float:
+    lengths: list[npt.NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    room = encoder.max_length * KEPT
+    with (out / f"{name}.ids").open("wb") as file, Progress(f"tokenise {name}", len(table), "texts") as bar:
+        for texts in table.batches(BATCH):
+            ids = [part[:room] for part in encoder.ids(texts)]
+            file.write(np.concatenate(ids).astype(np.int32).tobytes())
+            lengths.append(np.array([len(part) for part in ids], dtype=np.int64))
+            bar.update(len(texts))
+    offsets = np.r_[0, np.cumsum(np.concatenate(lengths))].astype(np.int64)
+    np.save(out / f"{name}.offsets.npy", offsets)
+    return round(float(offsets[-1]) / max(len(table), 1), 1)
+
+
+def _size(folder: Path, name: str) -> int:
+    return (folder / f"{name}.ids").stat().st_size
+
+
+def length_sorted(lengths: Int64, size: int) -> Iterator[Int64]:
+    """Yield the row numbers in batches of `size`, longest first, so that little is padded."""
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,285 @@
+"""Training a cross-encoder over groups of one query's candidates, on transformers' Trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import (
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from distill.groups import NONE, draw_groups
+from distill.schema import Fit, Train
+from distill.scores import score_rows
+from distill.tokens import PairTokens
+from export.host import has_bf16
+from export.measure.quality import ranking_metrics
+from export.progress import Progress
+from export.runtime.scorer import Float32
+from export.runtime.threads import available_cores
+from export.runtime.tokens import Int64
+
+log = logging.getLogger(__name__)
+
+METRIC = "ndcg@10"
+Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a model is trained and scored with, once "auto" is resolved."""
+
+    name: str
+    bf16: bool
+    attention: str
+
+    @classmethod
+    def resolve(cls, train: Train) -> Device:
+        """Turn `auto` into what this machine does best (measured: eager on a CPU, sdpa on a GPU)."""
+        cuda = torch.cuda.is_available()
+        able = torch.cuda.is_bf16_supported() if cuda else has_bf16()
+        bf16 = able if train.precision == "auto" else train.precision == "bf16"
+        attention = ("sdpa" if cuda else "eager") if train.attention == "auto" else train.attention
+        torch.set_num_threads(available_cores())
+        return cls("cuda" if cuda else "cpu", bf16, attention)
+
+
+class GroupDataset(Dataset[Int64]):
+    """Groups of pair rows in training order, int64 [groups, size]."""
+
+    def __init__(self, groups: Int64) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, row: int) -> Int64:
+        return np.asarray(self.groups[row])
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns groups into a batch: the inputs of their pairs, and what is known of each pair, float [groups, size]."""
+
+    pairs: PairTokens
+    known: Mapping[str, Float32]
+
+    def __call__(self, groups: Sequence[Int64]) -> dict[str, Tensor]:
+        """Return the batch of these groups."""
+        rows = np.stack(groups)
+        mask = rows != NONE
+        batch = {name: torch.from_numpy(value) for name, value in self.pairs.batch(rows[mask]).items()}
+        batch["mask"] = torch.from_numpy(mask)
+        for name, values in self.known.items():
+            batch[name] = torch.from_numpy(np.where(mask, values[rows], 0).astype(np.float32))
+        return batch
+
+
+class RankTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose loss compares a group's candidates and whose evaluation is nDCG@10 on dev."""
+
+    def __init__(self, *, loss: Loss, dev: PairTokens, score_batch: int, **arguments: Any) -> None:
+        super().__init__(eval_dataset=dev, **arguments)
+        self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
+        self._loss, self._dev, self._score_batch = loss, dev, score_batch
+
+    def _get_train_sampler(self, train_dataset: Dataset[Int64] | None = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset or self.train_dataset)  # the order was drawn with the groups
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_unused: Any
+    ) -> Any:
+        """Return the loss of a batch of groups."""
+        inputs = dict(inputs)
+        ids = {name: inputs.pop(name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        outputs = model(**ids)
+        mask = inputs["mask"]
+        logits = outputs.logits[:, 0].float()
+        scores = torch.zeros(mask.shape, device=logits.device).masked_scatter(mask, logits)
+        loss = self._loss(scores, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure nDCG@10 on the dev queries."""
+        split = self._dev.split
+        with Progress("dev", split.pairs, "pairs") as bar:
+            scores = score_rows(
+                self.model,
+                self._dev,
+                np.arange(split.pairs),
+                batch_size=self._score_batch,
+                bf16=self.args.bf16,
+                bar=bar,
+            )
+        values = ranking_metrics(scores, split.grade, split.offsets)[METRIC]
+        metrics = {f"eval_{METRIC}": float(np.nanmean(values))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Shows pairs trained, loss and dev nDCG@10."""
+
+    def __init__(self, what: str, pairs_per_step: float) -> None:
+        self.what, self.pairs_per_step = what, pairs_per_step
+        self._loss = ""
+
+    def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
+        """Open the bar at the step a checkpoint stood at."""
+        left = state.max_steps - state.global_step
+        self._bar = Progress(self.what, round(left * self.pairs_per_step), "pairs").__enter__()
+
+    def on_step_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        """Count a step."""
+        self._bar.update(round(self.pairs_per_step), self._loss)
+
+    def on_log(
+        self,
+        _: TrainingArguments,
+        state: TrainerState,
+        __: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **___: Any,
+    ) -> None:
+        """Keep the loss for the bar, and tell the dev nDCG."""
+        for name, value in (logs or {}).items():
+            if name == "loss":
+                self._loss = f"loss {value:.4f}"
+            if name == f"eval_{METRIC}":
+                log.info("%s: step %d of %d, dev nDCG@10 %.4f", self.what, state.global_step, state.max_steps, value)
+
+    def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        """Close the bar."""
+        self._bar.__exit__(None, None, None)
+
+
+def train_ranker(
+    model: BertForSequenceClassification,
+    pairs: PairTokens,
+    dev: PairTokens,
+    known: Mapping[str, Float32],
+    loss: Loss,
+    *,
+    fit: Fit,
+    train: Train,
+    device: Device,
+    seed: int,
+    out: Path,
+    what: str,
+) -> None:
+    """Train a model in place and leave it at its best evaluation; checkpoints go to `out / "checkpoints"`.
+
+    Args:
+        model: a cross-encoder.
+        pairs: the training pairs.
+        dev: the dev pairs that choose the best evaluation.
+        known: what the loss needs of each training pair, float32 [pairs], by name.
+        loss: takes scores float [groups, size] and a batch with `mask` and the `known` values of that shape.
+        fit: how long and how fast.
+        train: how the machine is used.
+        device: resolved precision and attention.
+        seed: of groups and dropout.
+        out: the stage's working folder; a training killed there goes on from its last checkpoint.
+        what: name for the progress.
+    """
+    groups = draw_groups(
+        pairs.split,
+        pairs.lengths,
+        size=fit.group_size,
+        batch=fit.batch_groups * train.accumulate,
+        epochs=fit.epochs,
+        max_pairs=fit.max_pairs,
+        seed=seed,
+    )
+    for parameter in model.bert.embeddings.parameters():
+        parameter.requires_grad_(not train.freeze_embeddings)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = train.dropout
+    arguments = training_arguments(fit, train, device, len(groups), seed, out)
+    trainer = RankTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=GroupDataset(groups),
+        data_collator=Collator(pairs, known),
+        loss=loss,
+        dev=dev,
+        score_batch=train.score_batch,
+    )
+    trainer.remove_callback(PrinterCallback)
+    pairs_per_step = float((groups != NONE).sum()) / max(1, -(-len(groups) // (fit.batch_groups * train.accumulate)))
+    trainer.add_callback(ProgressCallback(what, pairs_per_step))
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+    history = [entry for entry in trainer.state.log_history if f"eval_{METRIC}" in entry or "loss" in entry]
+    best = {"best_step": trainer.state.best_global_step, f"dev_{METRIC}": trainer.state.best_metric}
+    (out / "training.json").write_text(json.dumps(best | {"history": history}, indent=2) + "\n", encoding="utf-8")
+
+
+def training_arguments(fit: Fit, train: Train, device: Device, groups: int, seed: int, out: Path) -> TrainingArguments:
+    """Return the Trainer's arguments; an evaluation and a checkpoint every `1 / fit.evaluations` of the training."""
+    ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=not torch.cuda.is_available()).world_size)
+    steps = max(1, -(-groups // (fit.batch_groups * train.accumulate * ranks)))
+    every = max(1, steps // fit.evaluations)
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=1,
+        per_device_train_batch_size=fit.batch_groups,
+        gradient_accumulation_steps=train.accumulate,
+        learning_rate=fit.learning_rate,
+        warmup_ratio=fit.warmup,
+        weight_decay=fit.weight_decay,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        bf16=device.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=METRIC,
+        greater_is_better=True,
+        logging_steps=max(1, steps // 50),
+        report_to=list(train.report_to) or "none",
+        remove_unused_columns=False,
+        dataloader_num_workers=0,  # tokens are ready and collating takes far less than a step
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+        save_safetensors=True,
+        label_names=[],
+        ddp_find_unused_parameters=False,
+    )
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the newest whole checkpoint and delete those that a kill tore; the Trainer writes its state file last."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append(path)
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    if newest is not None:
+        log.info("going on from %s", newest.name)
+    return str(newest) if newest is not None else None

@@ -1,0 +1,1 @@
+"""What is done with a finished ranker: convert, quantize, measure, run. Never imports `distill`."""

@@ -1,0 +1,13 @@
+"""Errors whose message is the whole story for a user: what was wrong, where, what to do."""
+
+
+class UserError(Exception):
+    """Something a user can mend; shown as one line, the traceback goes to the log."""
+
+
+class GraphError(UserError):
+    """A graph does not hold what was asked for."""
+
+
+class ModelError(UserError):
+    """A model folder cannot be used as a ranker."""

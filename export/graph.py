@@ -1,0 +1,58 @@
+"""What a graph holds: nodes fused, quantized and left, counted from the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# the graphs of a checkpoint: as exported, fused, int8; and those without the [CLS]-only last layer
+FP32, FUSED, INT8, FULL, FULL_INT8 = "model.onnx", "fused.onnx", "int8.onnx", "full.onnx", "full_int8.onnx"
+
+FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
+INTEGER_MATMUL = ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
+
+
+@dataclass(frozen=True)
+class NodeCounts:
+    """Nodes of a graph by what was done to them.
+
+    Attributes:
+        nodes: all of them.
+        fused_attention: whole attentions in one node.
+        quantized: matrix products in 8 bits.
+        quantized_embeddings: embedding tables kept in 8 bits.
+        left_fp32: matrix products with a constant matrix that stayed fp32.
+    """
+
+    nodes: int
+    fused_attention: int
+    quantized: int
+    quantized_embeddings: int
+    left_fp32: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts by name."""
+        return asdict(self)
+
+
+def count_nodes(graph: Path) -> NodeCounts:
+    """Count the nodes of the graph in a file."""
+    import onnx  # here: naming a graph's file must not load it
+
+    model = onnx.load(str(graph))
+    constant = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    kinds = Counter(node.op_type for node in model.graph.node)
+    left = sum(
+        node.op_type in ("MatMul", "Gemm", "FusedMatMul") and node.input[1] in constant for node in model.graph.node
+    )
+    eight_bits = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    tables = sum(node.op_type == "Gather" and constant.get(node.input[0]) in eight_bits for node in model.graph.node)
+    return NodeCounts(
+        nodes=len(model.graph.node),
+        fused_attention=sum(kinds[kind] for kind in FUSED_ATTENTION),
+        quantized=sum(kinds[kind] for kind in INTEGER_MATMUL),
+        quantized_embeddings=tables,
+        left_fp32=left,
+    )

@@ -1,0 +1,85 @@
+"""The models side by side: each a checkpoint or a graph, opened the way it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from export.runtime.scorer import BatchScorer, Float32, PairScorer
+from export.runtime.tokens import PairEncoder
+
+BATCH = 32  # of the padded, length-sorted batches that fp32 models are scored in
+
+
+class Scorer(Protocol):
+    """Scores a query's candidates."""
+
+    def score(self, query: str, items: Sequence[str]) -> Float32:
+        """Return raw logits, float32 [items]."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A model as it is measured.
+
+    Attributes:
+        model: "teacher" or "student".
+        engine: "pytorch" or "onnxruntime".
+        precision: "fp32" or "int8".
+        checkpoint: folder with the tokenizer (and, for PyTorch, the weights).
+        graph: ONNX file; None for PyTorch.
+        max_length: tokens of a pair.
+        params: parameters of the checkpoint.
+    """
+
+    model: str
+    engine: str
+    precision: str
+    checkpoint: Path
+    graph: Path | None
+    max_length: int
+    params: int
+
+    @property
+    def name(self) -> str:
+        """The three words of a row."""
+        return f"{self.model} {self.engine} {self.precision}"
+
+    @property
+    def size_mb(self) -> float:
+        """Size of the file with the weights, in 10^6 bytes."""
+        return (self.graph or self.checkpoint / "model.safetensors").stat().st_size / 1e6
+
+    def open(self, threads: int) -> Scorer:
+        """Load the model: int8 scores pair by pair over a thread pool, fp32 in batches."""
+        if self.graph is None:
+            from export.measure.pytorch_scorer import PytorchScorer
+
+            return PytorchScorer(self.checkpoint, self.max_length, threads, BATCH)
+        encoder = PairEncoder.load(self.checkpoint, self.max_length)
+        if self.precision == "int8":
+            return PairScorer(self.graph, encoder, threads)
+        return BatchScorer(self.graph, encoder, threads, BATCH)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, for a process that measures it."""
+        return {
+            "model": self.model,
+            "engine": self.engine,
+            "precision": self.precision,
+            "checkpoint": str(self.checkpoint),
+            "graph": str(self.graph) if self.graph else None,
+            "max_length": self.max_length,
+            "params": self.params,
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> System:
+        """Read what `as_json` made."""
+        paths = {"checkpoint": Path(fields["checkpoint"]), "graph": Path(fields["graph"]) if fields["graph"] else None}
+        return cls(**(fields | paths))

@@ -1,0 +1,157 @@
+"""The trade-off: one row a model with quality, agreement, speed and size, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.measure.latency import Latency
+from export.measure.quality import (
+    METRICS,
+    agreement,
+    difference_interval,
+    mean_interval,
+    ranking_metrics,
+    ratio_interval,
+)
+from export.runtime.scorer import Float32
+
+FORMAT = 1
+MAIN = "ndcg@10"
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with everything measured of it.
+
+    Attributes:
+        model: teacher, student, popularity, bm25 or embedding.
+        engine: pytorch or onnxruntime; None for a baseline without one.
+        precision: fp32 or int8; None for a baseline without one.
+        scores: float32 [pairs] on the split.
+        latency: samples, None for a baseline.
+        size_mb: of the file with the weights, 10^6 bytes.
+        params: number of parameters.
+    """
+
+    model: str
+    engine: str | None
+    precision: str | None
+    scores: Float32
+    latency: Latency | None = None
+    size_mb: float | None = None
+    params: int | None = None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: share covered, resamples of the queries, seed."""
+
+    confidence: float
+    resamples: int
+    seed: int
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the interval functions."""
+        return {"confidence": self.confidence, "resamples": self.resamples, "seed": self.seed}
+
+
+def tradeoff_rows(
+    candidates: Sequence[Candidate], grades: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], relevant: int,
+    bootstrap: Bootstrap,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the table's rows, and what the teacher and each baseline differ by.
+
+    Args:
+        candidates: the first is the teacher in PyTorch, the measure of all others.
+        grades: int32 [pairs].
+        offsets: int64 [queries + 1].
+        relevant: least grade that is relevant in MRR and MAP.
+        bootstrap: how intervals are made.
+    """
+    teacher = candidates[0]
+    quality = [ranking_metrics(c.scores, grades, offsets, relevant) for c in candidates]
+    rows = []
+    for candidate, values in zip(candidates, quality, strict=True):
+        row: dict[str, Any] = {"model": candidate.model, "engine": candidate.engine, "precision": candidate.precision}
+        row |= _quality_fields(values, quality[0], bootstrap)
+        row |= {name: _mean(v) for name, v in agreement(candidate.scores, teacher.scores, offsets).items()}
+        row |= _speed_fields(candidate.latency, teacher.latency, bootstrap)
+        row |= {"size_mb": candidate.size_mb, "params": candidate.params}
+        row["peak_rss_mb"] = candidate.latency.peak_rss_mb if candidate.latency else None
+        rows.append(row)
+    comparisons = [
+        _compare("teacher", quality[0], c.model, values, bootstrap)
+        for c, values in zip(candidates, quality, strict=True)
+        if c.latency is None
+    ]
+    return rows, comparisons
+
+
+def warnings_of(comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader must not overlook: a teacher that is not better than a baseline."""
+    score = {row["model"]: row[MAIN] for row in reversed(rows)}
+    found = []
+    for comparison in comparisons:
+        low, high = comparison["interval"]
+        baseline = comparison["name"].removeprefix("teacher - ")
+        if low > 0:
+            continue
+        verdict = "below" if comparison["difference"] < 0 else "not surely above"
+        found.append(
+            f"teacher {verdict} {baseline}: nDCG@10 {score['teacher']:.3f} against {score[baseline]:.3f}, difference "
+            f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        )
+    return found
+
+
+def _quality_fields(values: Mapping[str, Float64], teacher: Mapping[str, Float64], how: Bootstrap) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for metric in METRICS:
+        fields[metric] = _mean(values[metric])
+        fields[f"{metric}_ci"] = list(mean_interval(values[metric], **how.options()))
+    fields["retention"] = _mean(values[MAIN]) / _mean(teacher[MAIN])
+    fields["retention_ci"] = list(ratio_interval(values[MAIN], teacher[MAIN], **how.options()))
+    return fields
+
+
+def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstrap) -> dict[str, Any]:
+    """Speed-ups compare medians over a query's samples, so that one interrupted sample does not count."""
+    names = ("p50_ms", "p95_ms", "p99_ms", "pairs_per_s", "cpu_ms_per_query", "speedup", "speedup_ci", "speedup_wall")
+    if latency is None or teacher is None:
+        return dict.fromkeys((*names, "speedup_wall_ci"))
+    wall, cpu = np.median(latency.wall_ms, axis=0), np.median(latency.cpu_ms, axis=0)
+    teacher_wall, teacher_cpu = np.median(teacher.wall_ms, axis=0), np.median(teacher.cpu_ms, axis=0)
+    p50, p95, p99 = (float(p) for p in np.percentile(latency.wall_ms, (50, 95, 99)))
+    return {
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "pairs_per_s": float(latency.pairs.sum() / wall.sum() * 1e3),
+        "cpu_ms_per_query": _mean(cpu),
+        "speedup": _mean(teacher_cpu) / _mean(cpu),
+        "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options())),
+        "speedup_wall": _mean(teacher_wall) / _mean(wall),
+        "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options())),
+    }
+
+
+def _compare(
+    name: str, values: Mapping[str, Float64], other: str, other_values: Mapping[str, Float64], how: Bootstrap
+) -> dict[str, Any]:
+    return {
+        "name": f"{name} - {other}",
+        "metric": MAIN,
+        "difference": _mean(values[MAIN] - other_values[MAIN]),
+        "interval": list(difference_interval(values[MAIN], other_values[MAIN], **how.options())),
+    }
+
+
+def _mean(values: Float64) -> float:
+    return float(np.nanmean(values))

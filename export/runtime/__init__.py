@@ -1,0 +1,1 @@
+"""The serving half: numpy, onnxruntime and tokenizers only."""

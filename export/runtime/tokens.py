@@ -1,0 +1,124 @@
+"""Text to token ids, the same for training, measuring and serving: query and item are tokenised apart, then joined.
+
+WordPiece never looks across the [SEP] between the two, so the joined ids equal those of the tokenizer's own pair
+encoding with `truncation="longest_first"` (a test holds it to that), and an item's ids can be kept between requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from export.errors import ModelError
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+SPECIAL = 3  # [CLS] query [SEP] item [SEP]
+
+
+class PairEncoder:
+    """Encodes (query, item) pairs for a BERT cross-encoder.
+
+    Args:
+        tokenizer: a fast tokenizer whose pair template is `[CLS] A [SEP] B [SEP]` with type ids 0 and 1.
+        max_length: most tokens of a pair, the three special ones included.
+
+    Raises:
+        ModelError: if the tokenizer's template is another one, or max_length leaves no room for text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        if max_length < SPECIAL + 2:
+            raise ModelError(f"max_length={max_length} leaves no room for text; at least {SPECIAL + 2}")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        probe = tokenizer.encode("a", "b")
+        inner = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in "ab"]
+        types = [0] * (inner[0] + 2) + [1] * (inner[1] + 1)
+        if probe.type_ids != types:
+            raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
+        self._tokenizer = tokenizer
+        self.cls, self.sep = probe.ids[0], probe.ids[-1]
+        self.max_length = max_length
+
+    @classmethod
+    def load(cls, folder: Path, max_length: int) -> PairEncoder:
+        """Read `tokenizer.json` of a model's folder.
+
+        Raises:
+            ModelError: if the file is missing or no tokenizer.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{path} is missing; a ranker's folder holds the fast tokenizer's tokenizer.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ModelError(f"{path} is no tokenizer: {error}") from error
+        return cls(tokenizer, max_length)
+
+    def ids(self, texts: Sequence[str]) -> list[Int32]:
+        """Tokenise texts alone, without special tokens and uncut: which of two texts is longer decides what is cut.
+
+        Returns:
+            One int32 [tokens] a text.
+        """
+        return [
+            np.array(e.ids, dtype=np.int32) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def join(self, query: Int32, item: Int32) -> tuple[Int64, Int64]:
+        """Join the ids of a query and an item into a pair's inputs.
+
+        Returns:
+            input_ids int64 [tokens], token_type_ids int64 [tokens].
+        """
+        left, right = (int(n) for n in kept_lengths(len(query), len(item), self.max_length - SPECIAL))
+        ids = np.empty(left + right + SPECIAL, dtype=np.int64)
+        ids[0] = self.cls
+        ids[1 : left + 1] = query[:left]
+        ids[left + 1] = self.sep
+        ids[left + 2 : -1] = item[:right]
+        ids[-1] = self.sep
+        types = np.zeros(len(ids), dtype=np.int64)
+        types[left + 2 :] = 1
+        return ids, types
+
+    def batch(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:
+        """Join pairs and pad them to the longest.
+
+        Returns:
+            input_ids, token_type_ids, attention_mask: int64 [pairs, tokens].
+        """
+        joined = [self.join(q, i) for q, i in zip(queries, items, strict=True)]
+        shape = (len(joined), max((len(ids) for ids, _ in joined), default=0))
+        out = {name: np.zeros(shape, dtype=np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+        for row, (ids, types) in enumerate(joined):
+            out["input_ids"][row, : len(ids)] = ids  # [PAD] is 0 in every BERT vocabulary, and masked out
+            out["token_type_ids"][row, : len(ids)] = types
+            out["attention_mask"][row, : len(ids)] = 1
+        return out
+
+
+def kept_lengths(
+    query: int | Int64, item: int | Int64, room: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many tokens of a query and an item fit into `room` together (numbers or arrays of them).
+
+    The rule is "longest first" as huggingface/tokenizers has it (`truncate_encodings` in utils/truncation.rs): cut the
+    longer text down to the shorter, then both to half each, the larger half to the longer one.
+    """
+    short, long = np.minimum(query, item), np.maximum(query, item)
+    cut_long = np.where(short > room, short, np.maximum(short, room - short))
+    over = short + cut_long > room
+    cut_short = np.where(over, room // 2, short)
+    cut_long = np.where(over, room // 2 + room % 2, cut_long)
+    fits = short + long <= room
+    cut_short, cut_long = np.where(fits, short, cut_short), np.where(fits, long, cut_long)
+    swapped = np.greater(query, item)
+    return np.where(swapped, cut_long, cut_short), np.where(swapped, cut_short, cut_long)

@@ -1,0 +1,87 @@
+"""A two-layer BERT, a WordPiece vocabulary and a small ranking set made here: no test needs a network or a data set."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WORDS = (
+    "red blue green small large old new fast slow round flat soft hard warm cold light heavy loud quiet bright"
+).split()
+THINGS = "car boat lamp chair table phone shirt shoe book cup knife clock bag tent bike hat ring drum kite sofa".split()
+
+
+def write_tokenizer(folder: Path, words: list[str]) -> None:
+    """Write a BERT WordPiece tokenizer whose vocabulary is `words`, letters, and the special tokens."""
+    from transformers import BertTokenizerFast
+
+    letters = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789" for prefix in ("", "##")]
+    marks = list(".,:;!?()'-")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*words, *letters, *marks])]
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab_file=str(path), do_lower_case=True).save_pretrained(folder)
+
+
+def write_encoder(folder: Path, words: list[str], *, layers: int = 2, hidden_size: int = 32, seed: int = 0) -> None:
+    """Write a small BERT encoder with random weights and its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, words)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines()),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+
+
+def write_beir(folder: Path, *, queries: int = 24, items: int = 80, judged: int = 12, seed: int = 0) -> None:
+    """Write a BEIR set whose grade is how many words of the query the item has, all three splits."""
+    rng = np.random.default_rng(seed)
+    (folder / "qrels").mkdir(parents=True)
+    texts = [f"{' '.join(rng.choice(WORDS, 3, replace=False))} {rng.choice(THINGS)}" for _ in range(items)]
+    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for number, text in enumerate(texts):
+            file.write(json.dumps({"_id": f"i{number}", "title": "", "text": text}) + "\n")
+    splits = {split: [] for split in ("train", "dev", "test")}
+    with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(queries):
+            source = rng.integers(items)
+            wanted = texts[source].split()
+            file.write(json.dumps({"_id": f"q{number}", "text": " ".join(wanted[1:])}) + "\n")
+            split = ("train", "train", "dev", "test")[number % 4]
+            others = rng.permutation(np.delete(np.arange(items), source))[: judged - 1]
+            for item in [source, *others]:
+                grade = min(3, len(set(wanted[1:]) & set(texts[item].split())))
+                splits[split].append((f"q{number}", f"i{item}", grade))
+    for split, rows in splits.items():
+        lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in rows)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
+    write_encoder(folder, [*WORDS, *THINGS])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def beir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("beir") / "things"
+    write_beir(folder)
+    return folder
