@@ -63,7 +63,7 @@ def embedding(data: RankingData, split: Split, encoder: Path, max_length: int) -
     item_rows, item_at = np.unique(split.item, return_inverse=True)
     queries = _embed(data.queries.texts(query_rows), encoder, max_length)
     items = _embed(data.items.texts(item_rows), encoder, max_length)
-    return np.einsum("pd,pd->p", queries[query_at], items[item_at]).astype(np.float32)
+    return np.asarray(np.einsum("pd,pd->p", queries[query_at], items[item_at]), dtype=np.float32)
 
 
 def _embed(texts: list[str], encoder: Path, max_length: int) -> Float32:

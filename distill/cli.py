@@ -85,6 +85,10 @@ def main() -> None:
     """Run the command line."""
     schema.register()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # threads that spin while they wait slow two runs on one machine down tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.captureWarnings(True)  # libraries' warnings go to the log file
     if not ranks.is_first():  # torchrun's later processes take part in training and write nothing of their own
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
     _job()

@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes records to stderr above a running bar, and never a traceback: that goes to the log file."""
+    """Writes the project's own records, and errors of others, to stderr above a running bar; never a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        if record.name.startswith(("distill", "export")) or record.levelno >= logging.WARNING:
+        """Write one record; what comes with a traceback is told by the command and kept in the log file."""
+        ours = record.name.startswith(("distill", "export"))
+        if record.exc_info is None and (ours or record.levelno >= logging.ERROR):
             tqdm.write(record.getMessage(), file=sys.stderr)

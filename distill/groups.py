@@ -43,7 +43,7 @@ def draw_groups(
         bucket = start + np.argsort(-longest[start : start + BUCKET * batch], kind="stable")
         steps = [bucket[s : s + batch] for s in range(0, len(bucket), batch)]
         ordered += [steps[s] for s in rng.permutation(len(steps))]
-    return groups[np.concatenate(ordered)]
+    return np.asarray(groups[np.concatenate(ordered)], dtype=np.int64)
 
 
 def _deal(split: Split, size: int, rng: np.random.Generator) -> Int64:

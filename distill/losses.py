@@ -70,7 +70,8 @@ def _log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 def _kl(target: Tensor, log_prediction: Tensor) -> Tensor:
     """Return KL(target || prediction) of each group, [groups]; 0 log 0 = 0."""
-    return (torch.special.xlogy(target, target) - target * log_prediction).sum(dim=1)
+    divergence: Tensor = torch.special.xlogy(target, target) - target * log_prediction
+    return divergence.sum(dim=1)
 
 
 def _mean_over(values: Tensor, kept: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.schema import BeirData, Data, EventsData, HubData, MovieLensData
+from distill.schema import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from distill.stages import hash_files
 
 
@@ -34,7 +34,7 @@ def locate(data: Data) -> Source:
     Raises:
         DataError: if it cannot be had.
     """
-    if isinstance(data, EventsData):
+    if isinstance(data, SlateData):
         return _events(data)
     if isinstance(data, BeirData):
         return _beir(data)
@@ -46,7 +46,7 @@ def _options(data: Data) -> dict[str, Any]:
     return {name: value for name, value in asdict(data).items() if name != "path"}
 
 
-def _events(data: EventsData) -> Source:
+def _events(data: SlateData) -> Source:
     from distill.data import events, movielens
 
     slate = events.Slate(
@@ -63,7 +63,8 @@ def _events(data: EventsData) -> Source:
         folder, names = movielens.locate(data.path)
         files = hash_files([folder / name for name in names])
         return Source(_options(data), files, ("numpy",), lambda out: movielens.prepare(folder, names, out, slate))
-    folder = Path(str(data.path)).expanduser()
+    assert isinstance(data, EventsData)
+    folder = Path(data.path).expanduser()
     files = hash_files([folder / name for name in events.FILES])
     name = data.name or folder.name
     return Source(

@@ -173,7 +173,9 @@ class ArrowWriter:
             self._columns = [[] for _ in self._schema]
 
     def close(self) -> None:
-        """Write what is buffered and close the file."""
+        """Write what is buffered and close the file; once closed, nothing more happens."""
+        if self._sink.closed:
+            return
         self._flush()
         self._writer.close()
         self._sink.close()
@@ -233,6 +235,11 @@ class RankingWriter:
             self._pairs[split].add(query, item, grade)
         self._counts[split]["queries"] += 1
         self._counts[split]["pairs"] += len(items)
+
+    def finish_items(self) -> TextTable:
+        """Close the items, after which none can be added, and map them."""
+        self._items.close()
+        return TextTable.open(self.folder / RankingLayout(self.folder).items)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,12 +18,9 @@ class Data:
 
 
 @dataclass
-class EventsData(Data):
-    """A folder with events.tsv, items.jsonl and, if there, users.jsonl."""
+class SlateData(Data):
+    """Candidate lists made of events: a user's past is the query, what came next are the candidates."""
 
-    kind: str = "events"
-    path: str | None = MISSING
-    name: str | None = None
     history: float = 0.8
     liked_titles: int = 6
     max_positives: int = 10
@@ -34,7 +31,16 @@ class EventsData(Data):
 
 
 @dataclass
-class MovieLensData(EventsData):
+class EventsData(SlateData):
+    """A folder with events.tsv, items.jsonl and, if there, users.jsonl."""
+
+    kind: str = "events"
+    path: str = MISSING
+    name: str | None = None
+
+
+@dataclass
+class MovieLensData(SlateData):
     """MovieLens-100K; without a path it is downloaded from the package index."""
 
     kind: str = "movielens"

@@ -44,6 +44,7 @@ class Stage:
         files: content hashes of the files it reads, by role.
         libraries: distributions that shape the output.
         host: what of the machine shapes the output (measurements only).
+        title: what a person reads in the log; no part of the key.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Stage:
     files: Mapping[str, str] = field(default_factory=dict)
     libraries: Sequence[str] = ()
     host: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the key hashes."""
@@ -131,7 +133,7 @@ class Store:
         """
         found = self.find(stage.key)
         if ranks.agree(found is not None) and found is not None:
-            log.info("%-12s %s reused", stage.name, stage.key)
+            log.info("%s: reused %s", stage.title or stage.name, stage.key)
             return found
         if not ranks.is_first():
             return self._follow(stage, build, every_rank)
@@ -146,7 +148,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.info("%-12s %s is being made by another process; waiting for it", stage.name, stage.key)
+            log.info("%s: another process makes %s; waiting for it", stage.title or stage.name, stage.key)
             lock.acquire()
         try:
             yield
@@ -171,7 +173,6 @@ class Store:
     def _build(self, stage: Stage, build: Callable[[Path], None], every_rank: bool) -> Built:
         work = self._work(stage)
         _clear(work, keep="checkpoints")
-        log.info("%-12s %s", stage.name, stage.key)
         start = time.perf_counter()
         if every_rank:
             ranks.wait()
@@ -186,7 +187,7 @@ class Store:
         (work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         publish(work, self.root / stage.key)
         ranks.wait()
-        log.info("%-12s %s done in %.1f s", stage.name, stage.key, seconds)
+        log.info("%s: made %s in %.1f s", stage.title or stage.name, stage.key, seconds)
         return Built(stage.key, self.root / stage.key, seconds, reused=False)
 
     def finished(self) -> list[str]:

@@ -99,7 +99,7 @@ def scores(store: Store, config: Config, data: Built, tokens: Built, teacher: Bu
     """Return the teacher's raw scores of every training pair."""
     options = {"max_length": config.teacher.max_length, "train": asdict(config.train)}
     inputs = {"tokens": tokens.key, "teacher": teacher.key}
-    stage = Stage("scores", VERSIONS["scores"], options, inputs, libraries=TRAINING)
+    stage = Stage("scores", VERSIONS["scores"], options, inputs, libraries=TRAINING, title="teacher scores")
 
     def build(out: Path) -> None:
         from distill import scores as scores_
@@ -150,18 +150,21 @@ def graphs(store: Store, config: Config, model: Built) -> Built:
     """Return a checkpoint's graphs: fp32, fused, int8, and the full ones that the [CLS]-only ones are compared with."""
     quantize = config.quantize
     options: dict[str, Any] = {"export": asdict(config.export), "quantize": asdict(quantize)}
-    stage = Stage("graphs", VERSIONS["graphs"], options, {"model": model.key}, libraries=GRAPHS)
+    title = f"{model.key.partition('-')[0]} graphs"
+    stage = Stage("graphs", VERSIONS["graphs"], options, {"model": model.key}, libraries=GRAPHS, title=title)
 
     def build(out: Path) -> None:
         from export.onnx import write_graphs
 
-        int8 = {"per_channel": quantize.per_channel, "reduce_range": quantize.reduce_range}
+        int8 = None
+        if isinstance(quantize, Int8):
+            int8 = {"per_channel": quantize.per_channel, "reduce_range": quantize.reduce_range}
         write_graphs(
             model.folder,
             out,
             cls_only=config.export.cls_only,
             opset=config.export.opset,
-            int8=int8 if isinstance(quantize, Int8) else None,
+            int8=int8,
         )
 
     return store.get(stage, build)
@@ -190,7 +193,7 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
     max_length = config.teacher.max_length if name == "teacher" else config.student.max_length
     options = {"max_length": max_length, "queries": config.measure.parity_queries, "seed": config.seed}
     inputs = {"data": data.key, "graphs": graphs.key}
-    stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=RUNTIME)
+    stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=RUNTIME, title=f"{name} parity")
 
     def build(out: Path) -> None:
         from export.measure import parity as parity_
@@ -243,7 +246,9 @@ def predictions(store: Store, config: Config, data: Built, system: System, made:
     }
     libraries = RUNTIME if system.graph else ("torch", "transformers")
     inputs = {"data": data.key, "model": made.key}
-    stage = Stage("predictions", VERSIONS["predictions"], options, inputs, libraries=libraries)
+    stage = Stage(
+        "predictions", VERSIONS["predictions"], options, inputs, libraries=libraries, title=f"scores by {system.name}"
+    )
 
     def build(out: Path) -> None:
         from export.measure import predictions as predictions_

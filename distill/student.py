@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, set_seed
+from transformers import BertForSequenceClassification, set_seed
 
 from distill import losses
 from distill.schema import Kl, Labels, MarginMse, Student, Term, Train
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
 from distill.train import Device, Loss, train_ranker
-from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+from export.cls_only import load_ranker, save_ranker
 from export.runtime.scorer import Float32
 
 
@@ -30,12 +30,11 @@ def choose_layers(layers: int | Sequence[int], teacher_layers: int) -> list[int]
     return [int(layer) for layer in np.linspace(0, teacher_layers - 1, layers).round()]
 
 
-def build_student(teacher: Path, layers: Sequence[int], attention: str) -> ClsOnlyBert:
+def build_student(teacher: Path, layers: Sequence[int], attention: str) -> BertForSequenceClassification:
     """Return a cross-encoder of these layers with the teacher's embeddings, pooler and classifier."""
     model = load_ranker(str(teacher), cls_only=True, attention=attention)
     model.bert.encoder.layer = nn.ModuleList(model.bert.encoder.layer[layer] for layer in layers)
-    config = BertConfig.from_pretrained(teacher, num_hidden_layers=len(layers))
-    model.config.num_hidden_layers = config.num_hidden_layers
+    model.config.num_hidden_layers = len(layers)
     return model
 
 

@@ -99,7 +99,9 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._dev, self._score_batch = loss, dev, score_batch
 
-    def _get_train_sampler(self, train_dataset: Dataset[Int64] | None = None) -> SequentialSampler:
+    control: TrainerControl
+
+    def _get_train_sampler(self, train_dataset: GroupDataset | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)  # the order was drawn with the groups
 
     def compute_loss(

@@ -13,13 +13,13 @@ from distill.schema import (
     BeirData,
     Config,
     Data,
-    EventsData,
     Export,
     Fit,
     HubData,
     Kl,
     Loss,
     Measure,
+    SlateData,
     Student,
     Teacher,
     Term,
@@ -64,7 +64,7 @@ RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
              ("seed", *at_least(0))],
     Data: [("seed", *at_least(0))],
-    EventsData: [
+    SlateData: [
         ("history", *between(0, 1)), ("liked_titles", *at_least(1)), ("max_positives", *at_least(1)),
         ("max_disliked", *at_least(0)), ("candidates", *at_least(2)), ("dev_users", *at_least(1)),
         ("test_users", *at_least(1)),
@@ -129,7 +129,7 @@ def _cross_checks(config: Config) -> Iterator[str]:
     path = getattr(data, "path", None)
     if data.kind != "hub" and path is not None and not Path(path).expanduser().is_dir():
         yield problem("data.path", path, "an existing folder")
-    if isinstance(data, EventsData) and data.max_positives >= data.candidates:
+    if isinstance(data, SlateData) and data.max_positives >= data.candidates:
         yield problem("data.max_positives", data.max_positives, f"fewer than data.candidates={data.candidates}")
     if isinstance(data, HubData) and not _hub_columns(data):
         yield problem("data.columns", data.columns, "query with items and grades, or query with positive and negative")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from distill.data.files import lines, number, read_objects, text_of
 from distill.errors import DataError
 from distill.records import Int32, Int64, RankingWriter
 
@@ -215,53 +215,14 @@ def read_rows(
         yield parse(f"{path}:{number_}", parts)
 
 
-def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield a text file's lines that are not blank, with their numbers from 1.
-
-    Raises:
-        DataError: if the file is missing or not in this encoding.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    with path.open("rb") as file:
-        for number_, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode(encoding).rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number_}: not {encoding} text ({error.reason}); convert the file") from error
-            if line.strip():
-                yield number_, line
-
-
-def number(text: str, line: str, column: str) -> float:
-    """Parse a finite number.
-
-    Raises:
-        DataError: naming the line and the column.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{line}: {column} {text!r} is no number")
-    return value
-
-
 def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
     """Read a JSON Lines file of `_id`, `title`, `text` to id -> (title, text)."""
     texts: dict[str, tuple[str, str]] = {}
-    for number_, line in lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number_}: broken JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("_id"), str):
-            raise DataError(f'{path}:{number_}: not an object with a text "_id"')
-        title, text = (str(row.get(key) or "").strip() for key in ("title", "text"))
+    for where, row in read_objects(path):
+        title, text = text_of(row, "title", where), text_of(row, "text", where)
         if not title and not text:
-            raise DataError(f"{path}:{number_}: {row['_id']!r} has neither title nor text")
+            raise DataError(f"{where}: {row['_id']!r} has neither title nor text")
         if row["_id"] in texts:
-            raise DataError(f"{path}:{number_}: {row['_id']!r} stands there twice")
+            raise DataError(f"{where}: {row['_id']!r} stands there twice")
         texts[row["_id"]] = (title, text)
     return texts

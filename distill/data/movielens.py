@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.data import events
-from distill.data.events import Events, columns_of, lines, number, read_rows
+from distill.data.events import Events, columns_of, read_rows
+from distill.data.files import lines, number
 from distill.errors import DataError
 from distill.stages import hash_file
 
