@@ -112,7 +112,7 @@ def _hub(data: HubData) -> Source:
             subset=data.subset,
             columns=data.columns,
             splits=data.splits,
-            name=data.name,
+            name=data.name or local.name,
             relevant=data.relevant,
             dev_fraction=data.dev_fraction,
             max_queries=data.max_queries,

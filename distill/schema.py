@@ -81,6 +81,7 @@ class Fit:
     epochs: float = 1.0
     max_pairs: int | None = None
     learning_rate: float = 1e-4
+    head_rate: float = 1.0  # times learning_rate, for pooler and classifier
     warmup: float = 0.1
     weight_decay: float = 0.01
     group_size: int = 8

@@ -94,15 +94,36 @@ class Collator:
 class RankTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss compares a group's candidates and whose evaluation is nDCG@10 on dev."""
 
-    def __init__(self, *, loss: Loss, dev: PairTokens, score_batch: int, **arguments: Any) -> None:
+    def __init__(self, *, loss: Loss, dev: PairTokens, score_batch: int, head_rate: float, **arguments: Any) -> None:
         super().__init__(eval_dataset=dev, **arguments)
+        self._head_rate = head_rate
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._dev, self._score_batch = loss, dev, score_batch
 
     control: TrainerControl
+    optimizer: torch.optim.Optimizer | None
 
     def _get_train_sampler(self, train_dataset: GroupDataset | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)  # the order was drawn with the groups
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Give the pooler and the classifier a rate of their own.
+
+        They begin at random: at the body's rate its pretrained features are torn down by noise before they can tell
+        it anything.
+        """
+        if self.optimizer is None:
+            groups: dict[tuple[bool, bool], list[Tensor]] = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    head = name.startswith(("bert.pooler", "classifier"))
+                    groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
+            rates = {False: self.args.learning_rate, True: self.args.learning_rate * self._head_rate}
+            self.optimizer = torch.optim.AdamW(
+                {"params": parameters, "lr": rates[head], "weight_decay": self.args.weight_decay * matrix}
+                for (head, matrix), parameters in groups.items()
+            )
+        return self.optimizer
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_unused: Any
@@ -224,6 +245,7 @@ def train_ranker(
         loss=loss,
         dev=dev,
         score_batch=train.score_batch,
+        head_rate=fit.head_rate,
     )
     trainer.remove_callback(PrinterCallback)
     pairs_per_step = float((groups != NONE).sum()) / max(1, -(-len(groups) // (fit.batch_groups * train.accumulate)))

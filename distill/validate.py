@@ -72,9 +72,9 @@ RULES: dict[type, Sequence[Rule]] = {
     BeirData: [("relevant", *at_least(1)), ("candidates", *at_least(2)), ("dev_fraction", *between(0, 1))],
     HubData: [("relevant", *at_least(1)), ("dev_fraction", *between(0, 1)), ("max_queries", *at_least(1))],
     Fit: [
-        ("epochs", *POSITIVE), ("max_pairs", *at_least(1)), ("learning_rate", *POSITIVE), ("warmup", *SHARE),
-        ("weight_decay", *at_least(0)), ("group_size", *at_least(2)), ("batch_groups", *at_least(1)),
-        ("evaluations", *at_least(1)), ("dev_queries", *at_least(1)),
+        ("epochs", *POSITIVE), ("max_pairs", *at_least(1)), ("learning_rate", *POSITIVE), ("head_rate", *POSITIVE),
+        ("warmup", *SHARE), ("weight_decay", *at_least(0)), ("group_size", *at_least(2)),
+        ("batch_groups", *at_least(1)), ("evaluations", *at_least(1)), ("dev_queries", *at_least(1)),
     ],
     Teacher: [("max_length", *at_least(SPECIAL + 2))],
     Student: [("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1))],

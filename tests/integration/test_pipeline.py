@@ -1,0 +1,149 @@
+"""The whole way on a two-layer BERT and a tiny set: the table, reuse, a multirun, Chinese, other folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.conftest import write_beir, write_encoder
+from tests.integration.commands import distill, newest_run, small, table
+
+pytestmark = pytest.mark.integration
+
+FIELDS = (
+    "model engine precision ndcg@10 ndcg@10_ci retention retention_ci mrr@10 map pair_accuracy tau rbo overlap@10 "
+    "p50_ms p95_ms p99_ms pairs_per_s cpu_ms_per_query speedup speedup_ci size_mb params peak_rss_mb"
+).split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, beir, encoder):
+    folder = tmp_path_factory.mktemp("place")
+    done = distill(*small(beir, encoder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_table_has_every_row_and_field(place):
+    folder, done = place
+    tradeoff = table(newest_run(folder))
+    names = [(row["model"], row["engine"], row["precision"]) for row in tradeoff["rows"]]
+    assert names == [
+        ("teacher", "pytorch", "fp32"), ("teacher", "onnxruntime", "fp32"), ("teacher", "onnxruntime", "int8"),
+        ("student", "onnxruntime", "fp32"), ("student", "onnxruntime", "int8"),
+        ("bm25", None, None), ("embedding", "pytorch", "fp32"),
+    ]  # fmt: skip
+    for row in tradeoff["rows"]:
+        assert set(FIELDS) <= set(row)
+        low, high = row["ndcg@10_ci"]
+        assert 0 <= low <= row["ndcg@10"] <= high <= 1
+    assert tradeoff["rows"][0]["retention_ci"] == [1, 1]
+    assert tradeoff["rows"][0]["tau"] == pytest.approx(1)
+    assert {"dataset", "split", "host", "versions"} <= set(tradeoff)
+    assert "student" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_onnx_gives_the_quality_of_pytorch(place):
+    pytorch, onnx = table(newest_run(place[0]))["rows"][:2]
+    assert onnx["ndcg@10"] == pytest.approx(pytorch["ndcg@10"], abs=1e-6)
+    assert onnx["tau"] > 0.999
+
+
+def test_the_teacher_learned(place):
+    rows = {row["model"]: row for row in reversed(table(newest_run(place[0]))["rows"])}
+    assert rows["teacher"]["ndcg@10"] > 0.8  # a random order of these lists has about .6
+
+
+def test_run_json_names_its_stages_by_relative_paths(place):
+    run = newest_run(place[0])
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert {"data", "tokens", "teacher", "scores", "student", "latency"} <= set(record["stages"])
+    for path in record["stages"].values():
+        assert path.startswith("../")
+        assert (run / path / "stage.json").is_file()
+    assert (run / "config.yaml").is_file()
+    assert (run / "distill.log").stat().st_size > 0
+    assert "<svg" in (run / "report.html").read_text()
+
+
+def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder):
+    folder, _ = place
+    first = table(newest_run(folder))
+    done = distill(*small(beir, encoder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    again = newest_run(folder)
+    record = json.loads((again / "run.json").read_text())
+    assert record["reused"] == list(record["stages"])
+    assert table(again)["rows"] == first["rows"]
+
+
+def test_a_sweep_trains_one_teacher(place, beir, encoder):
+    folder, _ = place
+    done = distill("-m", *small(beir, encoder), "student.layers=1,2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(list((folder / "runs/stages").glob("teacher-*"))) == 1
+    assert len(list((folder / "runs/stages").glob("student-*"))) == 2
+    jobs = list((folder / "runs/sweeps/small").glob("*/*/tradeoff.json"))
+    assert len(jobs) == 2
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(place, beir, encoder):
+    folder, _ = place
+    done = distill("-m", *small(beir, encoder), "student.layers=9,1", "name=broken", cwd=folder)
+    assert done.returncode != 0
+    assert "student.layers=9: allowed is 1 to 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((folder / "runs/sweeps/broken").glob("*/1/tradeoff.json"))) == 1
+
+
+def test_without_quantization_and_cls_only_there_are_other_rows(place, beir, encoder):
+    folder, _ = place
+    done = distill(*small(beir, encoder), "quantize=none", "export.cls_only=false", "name=plain", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    tradeoff = table(newest_run(folder, "plain"))
+    assert not [row for row in tradeoff["rows"] if row["precision"] == "int8"]
+    assert not any(graph["cls_only"] for graph in tradeoff["graphs"])
+    assert [graph["fused_attention"] for graph in tradeoff["graphs"] if graph["file"] == "fused.onnx"] == [2, 1]
+
+
+def test_a_tuned_reranker_is_used_as_it_is(place, beir):
+    folder, _ = place
+    teacher = next((folder / "runs/stages").glob("teacher-*"))
+    arguments = [a for a in small(beir, teacher) if not a.startswith("teacher.fit")]
+    done = distill("teacher=cross_encoder", *[a for a in arguments if "sha256" not in a], "name=tuned", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, tuned = table(newest_run(folder)), table(newest_run(folder, "tuned"))
+    assert tuned["rows"][0]["ndcg@10"] == pytest.approx(first["rows"][0]["ndcg@10"], abs=1e-6)
+    assert "embedding" not in {row["model"] for row in tuned["rows"]}
+
+
+def test_chinese_the_whole_way(tmp_path, monkeypatch):
+    characters = list("红蓝绿小大旧新快慢圆平软硬暖冷轻重响静亮车船灯椅桌机衣鞋书杯刀钟包篷轮帽戒鼓筝沙")
+    monkeypatch.setattr("tests.conftest.WORDS", characters[:20])
+    monkeypatch.setattr("tests.conftest.THINGS", characters[20:])
+    write_beir(tmp_path / "set")
+    write_encoder(tmp_path / "bert", characters)
+    for name in ("corpus.jsonl", "queries.jsonl"):  # no spaces between words
+        path = tmp_path / "set" / name
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.dumps(row | {"text": row["text"].replace(" ", "")}, ensure_ascii=False) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = distill(*small(tmp_path / "set", tmp_path / "bert"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in table(newest_run(tmp_path))["rows"]}
+    assert rows["bm25"]["ndcg@10"] > 0.7  # characters are terms: without that, nothing matches
+    assert rows["teacher"]["ndcg@10"] > 0.7
+
+
+def test_a_damaged_stage_is_named(place, beir, encoder, tmp_path):
+    shutil.copytree(place[0] / "runs", tmp_path / "runs")
+    stage = tmp_path / "runs/stages" / table(newest_run(place[0]))["stages"]["teacher"]
+    (stage / "stage.json").write_text("{half")
+    done = distill(*small(beir, encoder), cwd=tmp_path)
+    assert done.returncode != 0
+    assert "is damaged" in done.stderr
+    assert "delete the folder" in done.stderr

@@ -1,0 +1,181 @@
+"""A BEIR folder: what is read, BM25 where only positives are judged, and every refusal with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.data import beir
+from distill.data.first_stage import BM25, terms
+from distill.errors import DataError
+from distill.records import SPLITS, RankingData
+from tests.conftest import write_beir
+
+
+def prepare(folder: Path, out: Path, **options) -> RankingData:
+    out.mkdir()
+    settings = {"name": "set", "relevant": 1, "candidates": 10, "dev_fraction": 0.25, "seed": 0} | options
+    beir.prepare(folder, out, **settings)
+    return RankingData.open(out)
+
+
+def lists(data: RankingData, split: str) -> dict[str, dict[str, int]]:
+    part = data.splits[split]
+    queries, items = data.queries.ids(), data.items.ids()
+    return {
+        queries[row]: {items[part.item[p]]: int(part.grade[p]) for p in range(part.offsets[n], part.offsets[n + 1])}
+        for n, row in enumerate(part.query)
+    }
+
+
+def qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]:
+        query, item, grade = line.split("\t")
+        found.setdefault(query, {})[item] = int(grade)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_beir(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def test_candidates_are_the_judged_rows_grade_0_included(folder, tmp_path):
+    data = prepare(folder, tmp_path / "out")
+    for split in SPLITS:
+        expected = {q: g for q, g in qrels(folder, split).items() if max(g.values()) > 0 and len(set(g.values())) > 1}
+        assert lists(data, split) == expected
+        assert data.summary["splits"][split]["left_out"] == len(qrels(folder, split)) - len(expected)
+
+
+def test_order_does_not_depend_on_the_files_and_hides_the_grade(folder, tmp_path):
+    first = prepare(folder, tmp_path / "a").splits["test"]
+    again = prepare(folder, tmp_path / "b").splits["test"]
+    other = prepare(folder, tmp_path / "c", seed=1).splits["test"]
+    np.testing.assert_array_equal(first.item, again.item)
+    assert not np.array_equal(first.item, other.item)
+
+
+def test_a_missing_dev_is_cut_from_train_by_query(folder, tmp_path):
+    (folder / "qrels/dev.tsv").unlink()
+    data = prepare(folder, tmp_path / "out")
+    train, dev = lists(data, "train"), lists(data, "dev")
+    assert dev
+    assert not train.keys() & dev.keys()
+    assert train.keys() | dev.keys() <= qrels(folder, "train").keys()
+
+
+def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
+    for split in SPLITS:
+        rows = [(q, i) for q, grades in qrels(folder, split).items() for i, g in grades.items() if g == 3]
+        text = "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{i}\t1\n" for q, i in rows)
+        (folder / "qrels" / f"{split}.tsv").write_text(text)
+    data = prepare(folder, tmp_path / "out")
+    index = BM25([data.items.texts()])
+    texts = dict(zip(data.queries.ids(), data.queries.texts(), strict=True))
+    ids = data.items.ids()
+    for split in SPLITS:
+        for query, grades in lists(data, split).items():
+            judged = qrels(folder, split)[query]
+            assert len(grades) == 10
+            assert {item for item, grade in grades.items() if grade} == set(judged)
+            best = [ids[row] for row in index.top(texts[query], 10)[0]]
+            unjudged = [item for item in best if item not in judged]
+            assert {item for item, grade in grades.items() if not grade} <= set(unjudged)
+
+
+def test_titles_chinese_and_empty_items_nobody_judges(folder, tmp_path):
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "zh", "title": "台灯", "text": "暖光 🙂"}, ensure_ascii=False) + "\n")
+        file.write('{"_id": "void", "title": "", "text": " "}\n')
+    data = prepare(folder, tmp_path / "out")
+    assert data.items.texts()[-1] == "台灯 暖光 🙂"
+
+
+def replace(path: str, text: str):
+    return lambda folder: (folder / path).write_text(text, encoding="utf-8")
+
+
+def append(path: str, text: str):
+    def change(folder: Path) -> None:
+        with (folder / path).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    return change
+
+
+BROKEN = [
+    (lambda f: (f / "qrels/test.tsv").unlink(), r"lacks qrels/test\.tsv; a BEIR folder has corpus\.jsonl"),
+    (append("corpus.jsonl", '{"_id": "x", "text"\n'), r"corpus\.jsonl:81: broken JSON"),
+    (append("corpus.jsonl", "[1]\n"), r"corpus\.jsonl:81: a list; an object"),
+    (append("corpus.jsonl", '{"_id": 7, "text": "x"}\n'), r"corpus\.jsonl:81: _id 7 is no text"),
+    (append("corpus.jsonl", '{"_id": "x", "text": 5}\n'), r"corpus\.jsonl:81: text 5 is no text"),
+    (append("corpus.jsonl", '{"_id": "i3", "text": "x"}\n'), r"corpus\.jsonl:81: item 'i3' stands there twice"),
+    (append("queries.jsonl", '{"_id": "q3", "text": "x"}\n'), r"queries\.jsonl:25: query 'q3' stands there twice"),
+    (
+        lambda f: (f / "corpus.jsonl").write_bytes(b'{"_id": "i0", "text": "\xff"}\n'),
+        r"corpus\.jsonl:1: not utf-8",
+    ),
+    (replace("qrels/test.tsv", "q3\ti1\n"), r"qrels/test\.tsv:1: 2 columns"),
+    (
+        replace("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq3\ti1\t0.5\n"),
+        r"qrels/test\.tsv:2: score '0\.5' is no",
+    ),
+    (replace("qrels/test.tsv", "q3\ti1\tnan\n"), r"qrels/test\.tsv:1: score 'nan' is no whole number"),
+    (replace("qrels/test.tsv", "q3\ti1\t31\n"), r"qrels/test\.tsv:1: score 31 is no grade; at most 30"),
+    (replace("qrels/test.tsv", "q3\ti1\t1\nq3\ti1\t2\n"), r"qrels/test\.tsv:2: the pair 'q3', 'i1' stands there twice"),
+    (replace("qrels/test.tsv", "q0\ti1\t1\n"), r"qrels/test\.tsv:1: query 'q0' is in train\.tsv too"),
+    (replace("qrels/test.tsv", "q3\tnope\t1\n"), r"qrels/test\.tsv:1: item 'nope' is not in corpus\.jsonl"),
+    (replace("qrels/test.tsv", "nope\ti1\t1\n"), r"qrels/test\.tsv:1: query 'nope' is not in queries\.jsonl"),
+    (replace("qrels/test.tsv", "q3\ti1\t0\nq3\ti2\t-1\n"), r"the test split has nothing to rank"),
+]
+
+
+@pytest.mark.parametrize(("breaking", "message"), BROKEN, ids=range(len(BROKEN)))
+def test_what_is_broken_is_named(folder, tmp_path, breaking, message):
+    breaking(folder)
+    with pytest.raises(DataError, match=message):
+        prepare(folder, tmp_path / "out")
+
+
+def test_an_empty_text_that_is_judged_is_named_with_both_lines(folder, tmp_path):
+    append("corpus.jsonl", '{"_id": "void", "text": " "}\n')(folder)
+    append("qrels/test.tsv", "q3\tvoid\t1\n")(folder)
+    with pytest.raises(DataError, match=r"corpus\.jsonl:81: item 'void' has no text, yet .*test\.tsv:\d+ judges it"):
+        prepare(folder, tmp_path / "out")
+    rows = (folder / "queries.jsonl").read_text().splitlines()
+    rows[3] = '{"_id": "q3", "text": ""}'
+    (folder / "queries.jsonl").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"queries\.jsonl:4: query 'q3' has no text"):
+        prepare(folder, tmp_path / "out2")
+
+
+def test_terms_of_english_and_chinese():
+    assert terms("Red-Lamp 2x, 台灯!") == ["red", "lamp", "2x", "台", "灯"]
+
+
+def test_bm25_against_the_written_out_formula():
+    texts = ["red lamp", "red red car", "blue boat on a lake", "台灯 red"]
+    index = BM25([texts[:2], texts[2:]])
+    k1, b = 1.5, 0.75
+    documents = [terms(text) for text in texts]
+    mean = np.mean([len(d) for d in documents])
+    for query in ("red", "lamp red", "灯", "nothing"):
+        expected = []
+        for document in documents:
+            score = 0.0
+            for term in terms(query):
+                df = sum(term in d for d in documents)
+                tf = document.count(term)
+                idf = np.log(1 + (len(documents) - df + 0.5) / (df + 0.5))
+                score += idf * tf / (tf + k1 * (1 - b + b * len(document) / mean)) if tf else 0.0
+            expected.append(score)
+        np.testing.assert_allclose(
+            index.scores(query, np.arange(4, dtype=np.int32)), expected, rtol=1e-5, err_msg=query
+        )
+        assert index.top(query, 1)[0][0] == int(np.argmax(expected))

@@ -1,0 +1,158 @@
+"""The [CLS]-only model and every graph of it against the ordinary model, on random and on real text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+from export.errors import GraphError, ModelError
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, count_nodes
+from export.measure.systems import System
+from export.onnx import export_graph, fuse_graph, write_graphs
+from export.quantize import quantize_graph
+from export.runtime.scorer import BatchScorer, PairScorer
+from export.runtime.tokens import PairEncoder
+from tests.conftest import THINGS, WORDS
+
+LAYERS = 3
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from tests.conftest import write_encoder
+
+    folder = tmp_path_factory.mktemp("ranker") / "model"
+    write_encoder(folder, [*WORDS, *THINGS], layers=LAYERS)
+    torch.manual_seed(1)
+    save_ranker(ClsOnlyBert.from_pretrained(folder, num_labels=1), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("graphs")
+    write_graphs(checkpoint, out, cls_only=True, opset=18, int8={"per_channel": False, "reduce_range": False})
+    return out
+
+
+@pytest.fixture(scope="module")
+def lists():
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS + THINGS, rng.integers(1, 12))) for _ in range(60)]
+    return [(texts[n], texts[n + 1 : n + 8]) for n in range(0, 50, 7)]
+
+
+def scores(scorer, lists):
+    return np.concatenate([scorer.score(query, items) for query, items in lists])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_cls_only_scores_and_gradients_equal_the_ordinary_model(checkpoint, attention):
+    ordinary = BertForSequenceClassification.from_pretrained(checkpoint, attn_implementation=attention).eval()
+    short = load_ranker(str(checkpoint), cls_only=True, attention=attention)
+    torch.manual_seed(0)
+    ids = torch.randint(5, 60, (6, 20))
+    mask = (torch.arange(20) < torch.tensor([20, 3, 7, 12, 20, 5])[:, None]).long()
+    types = (torch.arange(20) > 8).long().expand(6, 20)
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    one, other = ordinary(**inputs).logits, short(**inputs).logits
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    one.sum().backward()
+    other.sum().backward()
+    for (name, a), b in zip(ordinary.named_parameters(), short.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_checkpoint_stays_an_ordinary_bert(checkpoint):
+    assert json.loads((checkpoint / "config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
+    assert type(AutoModelForSequenceClassification.from_pretrained(checkpoint)) is BertForSequenceClassification
+
+
+def test_fp32_graphs_equal_pytorch_on_text(checkpoint, graphs, lists):
+    expected = scores(System("m", "pytorch", "fp32", checkpoint, None, 24, 0).open(1), lists)
+    for name in (FP32, FULL, FUSED):
+        for kind in (BatchScorer, PairScorer):
+            values = scores(kind(graphs / name, PairEncoder.load(checkpoint, 24), 2), lists)
+            np.testing.assert_allclose(values, expected, atol=1e-5, err_msg=f"{name} {kind.__name__}")
+
+
+def test_counts_are_what_the_layers_ask_for(graphs):
+    counts = {row["file"]: row for row in json.loads((graphs / "graphs.json").read_text())}
+    assert set(counts) == {FP32, FULL, FUSED, INT8, FULL_INT8}
+    products = 6 * LAYERS + 2  # query, key, value, output and two feed-forward ones a layer; pooler and classifier
+    assert counts[FP32]["left_fp32"] == products
+    assert counts[INT8]["quantized"] == products
+    assert counts[INT8]["left_fp32"] == 0
+    assert counts[INT8]["quantized_embeddings"] == 3
+    assert counts[FUSED]["fused_attention"] == LAYERS - 1
+    assert (counts[INT8]["cls_only"], counts[FULL_INT8]["cls_only"]) == (True, False)
+
+
+def test_all_attentions_of_the_full_graph_are_fused(graphs, tmp_path):
+    counts = fuse_graph(graphs / FULL, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=LAYERS)
+    assert counts.fused_attention == LAYERS
+
+
+def test_a_graph_that_does_not_fuse_as_asked_is_an_error(graphs, tmp_path):
+    with pytest.raises(GraphError, match="2 attentions were fused, 3 were asked for"):
+        fuse_graph(graphs / FP32, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=3)
+
+
+def test_int8_scores_do_not_depend_on_company_order_or_threads(checkpoint, graphs, lists):
+    encoder = PairEncoder.load(checkpoint, 24)
+    query, items = lists[0]
+    many, alone = PairScorer(graphs / INT8, encoder, 3), PairScorer(graphs / INT8, encoder, 1)
+    together = many.score(query, items)
+    np.testing.assert_array_equal(together, [alone.score(query, [item])[0] for item in items])
+    np.testing.assert_array_equal(together[::-1], many.score(query, items[::-1]))
+
+
+def test_int8_keeps_most_of_the_order(checkpoint, graphs, lists):
+    fp32 = scores(BatchScorer(graphs / FP32, PairEncoder.load(checkpoint, 24), 1), lists)
+    int8 = scores(PairScorer(graphs / INT8, PairEncoder.load(checkpoint, 24), 1), lists)
+    assert 0 < np.abs(fp32 - int8).max() < np.ptp(fp32) / 2
+    assert np.corrcoef(fp32, int8)[0, 1] > 0.95
+
+
+def test_reduce_range_keeps_weights_within_seven_bits(graphs, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    quantize_graph(graphs / FP32, tmp_path / "r.onnx", per_channel=True, reduce_range=True)
+    weights = [
+        numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "r.onnx").graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and "MatMul" in t.name
+    ]
+    assert weights
+    assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
+
+
+def test_no_items_give_no_scores(checkpoint, graphs):
+    encoder = PairEncoder.load(checkpoint, 24)
+    assert PairScorer(graphs / INT8, encoder, 2).score("red", []).shape == (0,)
+    assert BatchScorer(graphs / FP32, encoder, 1).score("red", []).shape == (0,)
+
+
+def test_what_is_no_ranker_is_refused(encoder, tmp_path, checkpoint):
+    with pytest.raises(ModelError, match="is no BERT checkpoint"):
+        load_ranker(str(tmp_path), cls_only=True)
+    BertForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=2, ignore_mismatched_sizes=True
+    ).save_pretrained(tmp_path / "two")
+    with pytest.raises(ModelError, match="with 2 outputs"):
+        load_ranker(str(tmp_path / "two"), cls_only=True)
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="cannot be run by onnxruntime"):
+        PairScorer(tmp_path / "broken.onnx", PairEncoder.load(checkpoint, 24), 1)
+
+
+def test_export_is_reproducible(checkpoint, graphs, tmp_path):
+    export_graph(checkpoint, tmp_path / "again.onnx", cls_only=True, opset=18)
+    assert (tmp_path / "again.onnx").read_bytes() == (graphs / FP32).read_bytes()
+    assert count_nodes(tmp_path / "again.onnx") == count_nodes(graphs / FP32)

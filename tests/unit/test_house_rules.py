@@ -1,0 +1,77 @@
+"""The three rules of the architecture, and what the package says of itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "scipy", "pyarrow", "distill")
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_export_never_imports_distill(path):
+    assert not [name for name in imports(path) if name.split(".")[0] == "distill"]
+
+
+def test_only_the_edge_knows_hydra():
+    found = {
+        path.name
+        for path in (ROOT / "distill").rglob("*.py")
+        if {name.split(".")[0] for name in imports(path)} & {"hydra", "omegaconf"}
+    }
+    assert found == {"cli.py", "schema.py"}
+
+
+def test_the_runtime_works_where_the_training_stack_cannot_be_imported():
+    modules = [f"export.runtime.{path.stem}" for path in (ROOT / "export/runtime").glob("[a-z]*.py")]
+    assert len(modules) >= 3
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {HEAVY!r}:
+            raise ImportError(name + ' must not be imported here')
+sys.meta_path.insert(0, Refuse())
+import {", ".join(modules)}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_package_is_listed_in_pyproject():
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib is newer")
+    import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for top, prefix in (("distill", "distill"), ("export", "export"), ("conf", "distill.conf")):
+        for path in (ROOT / top).rglob("__init__.py"):
+            found.add(".".join([prefix, *path.parent.relative_to(ROOT / top).parts]))
+    assert listed == found
+
+
+def test_every_option_of_conf_is_told_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "experiment"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{path.stem}`" in text, f"README does not name {group}={path.stem}"
+            for option in yaml.safe_load(path.read_text()) or {}:
+                if option not in ("defaults", "name", "data", "teacher", "student", "measure", "loss", "fit", "terms"):
+                    assert f"`{option}`" in text, f"README does not name {group}.{option}"

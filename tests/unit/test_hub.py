@@ -1,0 +1,123 @@
+"""Data sets of `datasets.load_dataset`, from local folders: both shapes of columns, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.data import hub
+from distill.errors import DataError
+from distill.records import SPLITS, RankingData
+
+MARCO = {"query": "query", "items": "passages.passage_text", "grades": "passages.is_selected"}
+MTEB = {"query": "query", "positive": "positive", "negative": "negative"}
+THREE = {"train": "train", "dev": "validation", "test": "test"}
+
+
+def write(folder: Path, rows: dict[str, list[dict]]) -> Path:
+    folder.mkdir()
+    for split, objects in rows.items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in objects]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def marco(prefix: str, count: int = 3) -> list[dict]:
+    return [
+        {"query": f"{prefix} query {n}", "passages": {"passage_text": [f"{prefix} {n} a", "shared", f"灯 {n}"],
+                                                       "is_selected": [0, 1, 0]}}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def prepare(source: Path, out: Path, columns=MARCO, splits=THREE, **options) -> RankingData:
+    out.mkdir()
+    settings = {
+        "subset": None,
+        "name": "set",
+        "relevant": 1,
+        "dev_fraction": 0.4,
+        "max_queries": None,
+        "seed": 0,
+    } | options
+    hub.prepare(str(source), out, columns=columns, splits=splits, **settings)
+    return RankingData.open(out)
+
+
+def lists(data: RankingData, split: str) -> dict[str, dict[str, int]]:
+    part = data.splits[split]
+    queries, items = data.queries.texts(), data.items.texts()
+    return {
+        queries[row]: {items[part.item[p]]: int(part.grade[p]) for p in range(part.offsets[n], part.offsets[n + 1])}
+        for n, row in enumerate(part.query)
+    }
+
+
+def test_rows_with_lists_in_a_struct(tmp_path):
+    source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": marco("c")})
+    data = prepare(source, tmp_path / "out")
+    assert lists(data, "train")["a query 1"] == {"a 1 a": 0, "shared": 1, "灯 1": 0}
+    assert {split: len(lists(data, split)) for split in SPLITS} == {"train": 3, "dev": 3, "test": 3}
+    assert data.items.texts().count("shared") == 1
+
+
+def test_rows_with_positives_and_negatives_and_dev_cut_from_train(tmp_path):
+    rows = [{"query": f"q{n}", "positive": [f"p{n}"], "negative": [f"n{n}", "m"]} for n in range(5)]
+    source = write(tmp_path / "set", {"train": rows, "test": [row | {"query": row["query"] + "t"} for row in rows]})
+    data = prepare(source, tmp_path / "out", MTEB, {"train": "train", "test": "test"})
+    train, dev = lists(data, "train"), lists(data, "dev")
+    assert len(train) == 3
+    assert len(dev) == 2
+    assert not train.keys() & dev.keys()
+    assert (train | dev)["q3"] == {"p3": 1, "n3": 0, "m": 0}
+
+
+def test_max_queries_bounds_each_split(tmp_path):
+    source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": marco("c")})
+    data = prepare(source, tmp_path / "out", max_queries=2)
+    assert [len(lists(data, split)) for split in SPLITS] == [2, 2, 2]
+
+
+def changed(row: int, **fields) -> list[dict]:
+    rows = marco("c")
+    rows[row] = {"query": "c", "passages": {"passage_text": ["x", "y"], "is_selected": [1, 0]}} | fields
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (changed(1, query=" "), r"\[test\] row 1: query ' ' is no text"),
+        (
+            changed(2, passages={"passage_text": ["x", ""], "is_selected": [1, 0]}),
+            r"row 2: passages\.passage_text is no",
+        ),
+        (
+            changed(0, passages={"passage_text": ["x", "y"], "is_selected": [1]}),
+            r"row 0: passages\.is_selected is no list",
+        ),
+        (changed(0, passages={"passage_text": ["x", "y"], "is_selected": [99, 0]}), r"row 0: passages\.is_selected 99"),
+        (changed(0, query="a query 1"), r"row 0: 'a query 1' is a query of train too"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(tmp_path, test, message):
+    source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": test})
+    with pytest.raises(DataError, match=message):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_missing_column_names_those_there_are(tmp_path):
+    source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": marco("c")})
+    with pytest.raises(DataError, match="no column 'question'; there are query, passages"):
+        prepare(source, tmp_path / "out", MARCO | {"query": "question"})
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path):
+    source = write(tmp_path / "set", {"train": marco("a"), "test": marco("c")})
+    with pytest.raises(DataError, match=r"its split 'validation' cannot be loaded") as error:
+        prepare(source, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="cannot be loaded"):
+        prepare(tmp_path / "nowhere", tmp_path / "out2")
