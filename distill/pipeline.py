@@ -33,6 +33,7 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     teacher = run_.keep("teacher", steps.teacher(store, config, data, tokens, source))
     scores = run_.keep("scores", steps.scores(store, config, data, tokens, teacher))
     student = run_.keep("student", steps.student(store, config, data, tokens, teacher, scores))
+    ranks.part()
     if not ranks.is_first():
         return {}
     teacher_graphs = run_.keep("teacher_graphs", steps.graphs(store, config, teacher))

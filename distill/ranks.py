@@ -54,3 +54,14 @@ def wait() -> None:
 
     join()
     distributed.all_reduce(torch.zeros(1))  # on the CPU: a barrier that needs no GPU
+
+
+def part() -> None:
+    """End the group once training is done: from here on the first process works alone."""
+    if count() == 1:
+        return
+    from torch import distributed
+
+    wait()
+    distributed.destroy_process_group()
+    os.environ["WORLD_SIZE"] = "1"  # for this process and those it starts

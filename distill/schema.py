@@ -206,7 +206,7 @@ class Measure:
 
     split: str = "test"
     threads: int | None = None
-    latency_queries: int = 40
+    latency_queries: int = 30
     warmup_queries: int = 3
     rounds: int = 2
     parity_queries: int = 20

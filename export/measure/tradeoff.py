@@ -63,7 +63,10 @@ class Bootstrap:
 
 
 def tradeoff_rows(
-    candidates: Sequence[Candidate], grades: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], relevant: int,
+    candidates: Sequence[Candidate],
+    grades: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    relevant: int,
     bootstrap: Bootstrap,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the table's rows, and what the teacher and each baseline differ by.

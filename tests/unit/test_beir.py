@@ -53,6 +53,16 @@ def test_candidates_are_the_judged_rows_grade_0_included(folder, tmp_path):
         assert data.summary["splits"][split]["left_out"] == len(qrels(folder, split)) - len(expected)
 
 
+def test_the_tables_open_with_datasets(folder, tmp_path):
+    from datasets import Dataset
+
+    data = prepare(folder, tmp_path / "out")
+    items = Dataset.from_file(str(tmp_path / "out/items.arrow"))
+    assert items["text"][:5] == data.items.texts(slice(0, 5))
+    pairs = Dataset.from_file(str(tmp_path / "out/pairs-test.arrow"))
+    assert pairs["grade"][:] == data.splits["test"].grade.tolist()
+
+
 def test_order_does_not_depend_on_the_files_and_hides_the_grade(folder, tmp_path):
     first = prepare(folder, tmp_path / "a").splits["test"]
     again = prepare(folder, tmp_path / "b").splits["test"]
