@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoModel, AutoTokenizer
 
-from distill.data.first_stage import BM25
 from distill.records import RankingData, Split
 from distill.tokens import length_sorted
 from export.progress import Progress
@@ -44,6 +41,8 @@ def read(folder: Path) -> dict[str, Float32]:
 
 def bm25(data: RankingData, split: Split) -> Float32:
     """Score pairs by BM25 over all items, float32 [pairs]."""
+    from distill.data.first_stage import BM25
+
     index = BM25(data.items.batches(8192))
     scores = np.empty(split.pairs, dtype=np.float32)
     with Progress("baseline bm25", len(split.query), "queries") as bar:
@@ -67,6 +66,9 @@ def embedding(data: RankingData, split: Split, encoder: Path, max_length: int) -
 
 
 def _embed(texts: list[str], encoder: Path, max_length: int) -> Float32:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     model = AutoModel.from_pretrained(encoder, dtype=torch.float32, local_files_only=True).eval()
     vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)

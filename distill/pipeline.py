@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill import ranks, steps
+from distill import making, measuring, ranks
 from distill.run import Run
 from distill.schema import Config
 from distill.stages import Store
@@ -27,26 +27,26 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     store = Store(Path(config.runs) / "stages")
     run_ = Run(folder, store, config, overrides)
-    source = steps.locate_teacher(config)
-    data = run_.keep("data", steps.data(store, config))
-    tokens = run_.keep("tokens", steps.tokens(store, config, data, source))
-    teacher = run_.keep("teacher", steps.teacher(store, config, data, tokens, source))
-    scores = run_.keep("scores", steps.scores(store, config, data, tokens, teacher))
-    student = run_.keep("student", steps.student(store, config, data, tokens, teacher, scores))
+    source = making.locate_teacher(config)
+    data = run_.keep("data", making.data(store, config))
+    tokens = run_.keep("tokens", making.tokens(store, config, data, source))
+    teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source))
+    scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
+    student = run_.keep("student", making.student(store, config, data, tokens, teacher, scores))
     ranks.part()
     if not ranks.is_first():
         return {}
-    teacher_graphs = run_.keep("teacher_graphs", steps.graphs(store, config, teacher))
-    student_graphs = run_.keep("student_graphs", steps.graphs(store, config, student))
-    systems = steps.systems(config, teacher, teacher_graphs, student, student_graphs)
+    teacher_graphs = run_.keep("teacher graphs", making.graphs(store, config, teacher))
+    student_graphs = run_.keep("student graphs", making.graphs(store, config, student))
+    systems = measuring.systems(config, teacher, teacher_graphs, student, student_graphs)
     parity = {
-        "teacher": run_.keep("teacher_parity", steps.parity(store, config, data, teacher, teacher_graphs, "teacher")),
-        "student": run_.keep("student_parity", steps.parity(store, config, data, student, student_graphs, "student")),
+        model: run_.keep(f"{model} parity", measuring.parity(store, config, data, made, graphs, model))
+        for model, made, graphs in (("teacher", teacher, teacher_graphs), ("student", student, student_graphs))
     }
-    baselines = run_.keep("baselines", steps.baselines(store, config, data, source))
+    baselines = run_.keep("baselines", measuring.baselines(store, config, data, source))
     predictions = [
-        run_.keep(f"predictions {system.name}", steps.predictions(store, config, data, system, made))
+        run_.keep(f"predictions {system.name}", measuring.predictions(store, config, data, system, made))
         for system, made in systems
     ]
-    latency = run_.keep("latency", steps.latency(store, config, data, systems))
+    latency = run_.keep("latency", measuring.latency(store, config, data, systems))
     return run_.finish(data, systems, predictions, baselines, latency, parity)

@@ -120,6 +120,13 @@ class Split:
         offsets = np.r_[0, np.cumsum(sizes)].astype(np.int64)
         return Split(self.query[queries], offsets, self.item[flat], self.grade[flat])
 
+    def sample(self, queries: int | None, seed: int) -> Split:
+        """Return `queries` of the queries drawn at random, in their order; all of them if there are no more."""
+        if queries is None or queries >= len(self.query):
+            return self
+        drawn = np.random.default_rng(seed).choice(len(self.query), size=queries, replace=False)
+        return self.take(np.sort(drawn))
+
 
 @dataclass(frozen=True)
 class RankingData:
@@ -140,6 +147,12 @@ class RankingData:
             splits={split: Split.open(layout.pairs(split)) for split in SPLITS},
             summary=json.loads((folder / layout.summary).read_text(encoding="utf-8")),
         )
+
+    def lists(self, split: Split) -> Iterator[tuple[str, list[str]]]:
+        """Yield each query's text and its candidates' texts."""
+        for number, row in enumerate(split.query):
+            items = split.item[split.offsets[number] : split.offsets[number + 1]]
+            yield self.queries.texts([int(row)])[0], self.items.texts(items)
 
 
 def _map(path: Path) -> pa.Table:

@@ -149,7 +149,7 @@ class Run:
     def _graphs(self) -> list[dict[str, Any]]:
         found = []
         for model in ("teacher", "student"):
-            content = json.loads((self._stages[f"{model}_graphs"].folder / "graphs.json").read_text(encoding="utf-8"))
+            content = json.loads((self._stages[f"{model} graphs"].folder / "graphs.json").read_text(encoding="utf-8"))
             found += [{"model": model} | graph for graph in content]
         return found
 

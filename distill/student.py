@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, set_seed
 
 from distill import losses
+from distill.device import Device
 from distill.schema import Kl, Labels, MarginMse, Student, Term, Train
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
-from distill.train import Device, Loss, train_ranker
+from distill.train import Loss, train_ranker
 from export.cls_only import load_ranker, save_ranker
 from export.runtime.scorer import Float32
 

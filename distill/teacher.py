@@ -9,10 +9,11 @@ import torch
 from transformers import set_seed
 
 from distill import losses
+from distill.device import Device
 from distill.models import FILES
 from distill.schema import EncoderTeacher, Train
 from distill.tokens import PairTokens
-from distill.train import Device, train_ranker
+from distill.train import train_ranker
 from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 
 

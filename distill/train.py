@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import (
     BertForSequenceClassification,
     PrinterCallback,
@@ -24,71 +23,20 @@ from transformers import (
     TrainingArguments,
 )
 
+from distill.batches import Collator, GroupDataset
+from distill.device import Device
 from distill.groups import NONE, draw_groups
 from distill.schema import Fit, Train
 from distill.scores import score_rows
 from distill.tokens import PairTokens
-from export.host import has_bf16
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.scorer import Float32
-from export.runtime.threads import available_cores
-from export.runtime.tokens import Int64
 
 log = logging.getLogger(__name__)
 
 METRIC = "ndcg@10"
 Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a model is trained and scored with, once "auto" is resolved."""
-
-    name: str
-    bf16: bool
-    attention: str
-
-    @classmethod
-    def resolve(cls, train: Train) -> Device:
-        """Turn `auto` into what this machine does best (measured: eager on a CPU, sdpa on a GPU)."""
-        cuda = torch.cuda.is_available()
-        able = torch.cuda.is_bf16_supported() if cuda else has_bf16()
-        bf16 = able if train.precision == "auto" else train.precision == "bf16"
-        attention = ("sdpa" if cuda else "eager") if train.attention == "auto" else train.attention
-        torch.set_num_threads(available_cores())
-        return cls("cuda" if cuda else "cpu", bf16, attention)
-
-
-class GroupDataset(Dataset[Int64]):
-    """Groups of pair rows in training order, int64 [groups, size]."""
-
-    def __init__(self, groups: Int64) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, row: int) -> Int64:
-        return np.asarray(self.groups[row])
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Turns groups into a batch: the inputs of their pairs, and what is known of each pair, float [groups, size]."""
-
-    pairs: PairTokens
-    known: Mapping[str, Float32]
-
-    def __call__(self, groups: Sequence[Int64]) -> dict[str, Tensor]:
-        """Return the batch of these groups."""
-        rows = np.stack(groups)
-        mask = rows != NONE
-        batch = {name: torch.from_numpy(value) for name, value in self.pairs.batch(rows[mask]).items()}
-        batch["mask"] = torch.from_numpy(mask)
-        for name, values in self.known.items():
-            batch[name] = torch.from_numpy(np.where(mask, values[rows], 0).astype(np.float32))
-        return batch
 
 
 class RankTrainer(Trainer):  # type: ignore[misc]
@@ -286,6 +234,7 @@ def training_arguments(fit: Fit, train: Train, device: Device, groups: int, seed
         remove_unused_columns=False,
         dataloader_num_workers=0,  # tokens are ready and collating takes far less than a step
         disable_tqdm=True,
+        log_level="error",
         seed=seed,
         data_seed=seed,
         save_safetensors=True,

@@ -67,7 +67,7 @@ def write_model(folder: Path) -> None:
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from distill import schema, steps
+from distill import making, schema
 from distill.stages import Store
 def peak():
     line = next(l for l in open('/proc/self/status') if l.startswith('VmHWM'))
@@ -79,12 +79,12 @@ store = Store(Path(sys.argv[3]))
 import distill.teacher, distill.scores, distill.tokens
 import torch
 found = {'start': {'seconds': 0, 'peak_mb': peak()}}
-source = steps.locate_teacher(config)
-teacher = steps.teacher(store, config, None, None, source)
+source = making.locate_teacher(config)
+teacher = making.teacher(store, config, None, None, source)
 for name, make in (
-    ('data', lambda: steps.data(store, config)),
-    ('tokens', lambda: steps.tokens(store, config, made['data'], source)),
-    ('teacher scores', lambda: steps.scores(store, config, made['data'], made['tokens'], teacher)),
+    ('data', lambda: making.data(store, config)),
+    ('tokens', lambda: making.tokens(store, config, made['data'], source)),
+    ('teacher scores', lambda: making.scores(store, config, made['data'], made['tokens'], teacher)),
 ):
     made = globals().setdefault('made', {})
     start = time.perf_counter()

@@ -54,6 +54,12 @@ import {", ".join(modules)}
     assert done.returncode == 0, done.stderr
 
 
+def test_the_command_line_loads_nothing_heavy_before_it_has_validated():
+    code = f"import sys, distill.cli; print(sorted(set({HEAVY[:5]!r}) - {{'hydra'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_every_package_is_listed_in_pyproject():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib is newer")

@@ -1,0 +1,149 @@
+"""The stages that measure: what each one's key hashes, and what is called with plain arguments to build it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill import models
+from distill.records import RankingData
+from distill.schema import Config, EncoderTeacher, Int8
+from distill.stages import Built, Stage, Store
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8
+from export.host import describe_host
+from export.measure.systems import System
+from export.runtime.threads import available_cores
+
+RUNTIME = ("onnxruntime", "tokenizers", "numpy")
+# Raised when a stage's code changes what it writes: everything made by the older code is then made again.
+VERSIONS = {"parity": 1, "baselines": 1, "predictions": 1, "latency": 1}
+COMPARED = (
+    ("onnx", "pytorch"), ("fused", "onnx"), ("full onnx", "onnx"), ("int8", "onnx"), ("full int8", "full onnx"),
+)  # fmt: skip
+
+
+def systems(
+    config: Config, teacher: Built, teacher_graphs: Built, student: Built, student_graphs: Built
+) -> list[tuple[System, Built]]:
+    """Return the models of the table, the teacher in PyTorch first, each with the stage that made it."""
+    precisions = [("fp32", FP32)] + ([("int8", INT8)] if isinstance(config.quantize, Int8) else [])
+    teacher_size, student_size = models.count_parameters(teacher.folder), models.count_parameters(student.folder)
+    length = config.teacher.max_length
+    found = [(System("teacher", "pytorch", "fp32", teacher.folder, None, length, teacher_size), teacher)]
+    for name, model, made, max_length, size in (
+        ("teacher", teacher, teacher_graphs, length, teacher_size),
+        ("student", student, student_graphs, config.student.max_length, student_size),
+    ):
+        for precision, file in precisions:
+            system = System(name, "onnxruntime", precision, model.folder, made.folder / file, max_length, size)
+            found.append((system, made))
+    return found
+
+
+def parity(store: Store, config: Config, data: Built, model: Built, graphs: Built, name: str) -> Built:
+    """Return the comparison of a model's forms on real dev pairs."""
+    max_length = config.teacher.max_length if name == "teacher" else config.student.max_length
+    options = {"max_length": max_length, "queries": config.measure.parity_queries, "seed": config.seed}
+    inputs = {"data": data.key, "graphs": graphs.key}
+    stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=RUNTIME, title=f"{name} parity")
+
+    def build(out: Path) -> None:
+        from export.measure import parity as parity_
+
+        records = RankingData.open(data.folder)
+        split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
+        files = {"onnx": FP32, "fused": FUSED, "int8": INT8, "full onnx": FULL, "full int8": FULL_INT8}
+        forms = {"pytorch": System(name, "pytorch", "fp32", model.folder, None, max_length, 0)}
+        for form, file in files.items():
+            if (graphs.folder / file).is_file():
+                precision = "int8" if "int8" in form else "fp32"
+                forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
+        asked = [
+            ("onnx", "pytorch"),
+            ("fused", "onnx"),
+            ("full onnx", "onnx"),
+            ("int8", "onnx"),
+            ("full int8", "full onnx"),
+        ]
+        references = [(form, other) for form, other in asked if form in forms and other in forms]
+        parity_.write(forms, references, list(records.lists(split)), split.grade, _threads(config), out)
+
+    return store.get(stage, build)
+
+
+def baselines(store: Store, config: Config, data: Built, source: Path) -> Built:
+    """Return the scores of the baselines that this data has."""
+    encoder = source if isinstance(config.teacher, EncoderTeacher) else None
+    options = {"split": config.measure.split, "max_length": config.teacher.max_length, "embedding": encoder is not None}
+    files = models.fingerprint(source) if encoder else {}
+    libraries = ("torch", "transformers", "bm25s")
+    stage = Stage("baselines", VERSIONS["baselines"], options, {"data": data.key}, files, libraries)
+
+    def build(out: Path) -> None:
+        from distill import baselines as baselines_
+
+        records = RankingData.open(data.folder)
+        baselines_.write(records, records.splits[config.measure.split], encoder, config.teacher.max_length, out)
+
+    return store.get(stage, build)
+
+
+def predictions(store: Store, config: Config, data: Built, system: System, made: Built) -> Built:
+    """Return a system's scores of the measured split."""
+    options = {
+        "split": config.measure.split,
+        "engine": system.engine,
+        "precision": system.precision,
+        "max_length": system.max_length,
+    }
+    libraries = RUNTIME if system.graph else ("torch", "transformers")
+    inputs = {"data": data.key, "model": made.key}
+    stage = Stage(
+        "predictions", VERSIONS["predictions"], options, inputs, libraries=libraries, title=f"scores by {system.name}"
+    )
+
+    def build(out: Path) -> None:
+        from export.measure import predictions as predictions_
+
+        records = RankingData.open(data.folder)
+        split = records.splits[config.measure.split]
+        predictions_.write(system, records.lists(split), split.pairs, _threads(config), out)
+
+    return store.get(stage, build)
+
+
+def latency(store: Store, config: Config, data: Built, systems: Sequence[tuple[System, Built]]) -> Built:
+    """Return the timings of all systems, interleaved."""
+    measure = config.measure
+    options = {
+        "split": measure.split,
+        "queries": measure.latency_queries,
+        "rounds": measure.rounds,
+        "warmup": measure.warmup_queries,
+        "threads": _threads(config),
+        "seed": config.seed,
+        "max_lengths": [system.max_length for system, _ in systems],
+    }
+    inputs = {"data": data.key} | {system.name: made.key for system, made in systems}
+    libraries = (*RUNTIME, "torch", "transformers")
+    stage = Stage("latency", VERSIONS["latency"], options, inputs, libraries=libraries, host=describe_host())
+
+    def build(out: Path) -> None:
+        from export.measure import latency as latency_
+
+        records = RankingData.open(data.folder)
+        split = records.splits[measure.split].sample(measure.latency_queries, config.seed)
+        latency_.write(
+            [system for system, _ in systems],
+            list(records.lists(split)),
+            threads=_threads(config),
+            rounds=measure.rounds,
+            warmup=measure.warmup_queries,
+            out=out,
+        )
+
+    return store.get(stage, build)
+
+
+def _threads(config: Config) -> int:
+    return config.measure.threads or available_cores()
