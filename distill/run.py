@@ -18,13 +18,14 @@ from distill import baselines as baselines_
 from distill import ranks
 from distill.records import RankingData
 from distill.schema import Config
-from distill.stages import Built, Store, write_atomic
+from distill.stages import Built, Store
+from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure import latency as latency_
 from export.measure import parity as parity_
 from export.measure import predictions as predictions_
 from export.measure.systems import System
-from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, tradeoff_rows, warnings_of
+from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Run:
             {"model": model} | row for model, built in parity.items() for row in parity_.read(built.folder)
         ]
         tradeoff["graphs"] = self._graphs()
+        tradeoff = dict(finite(tradeoff))
         text = json.dumps(tradeoff, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / "tradeoff.json", text + "\n")
         write_report(tradeoff, self.folder / "report.html")

@@ -225,14 +225,6 @@ def publish(work: Path, final: Path) -> None:
     _fsync(final.parent)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file that is never seen half-written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    _fsync(part)
-    part.replace(path)
-
-
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
     digest = hashlib.sha256()

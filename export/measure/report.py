@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from export.files import write_atomic
 from export.measure.table import conditions, finding, headline, name, same_form, shown, shown_interval
 
 TEMPLATE = "report.html.j2"
@@ -40,16 +40,7 @@ def write_report(tradeoff: Mapping[str, Any], path: Path) -> None:
         tradeoff: content of tradeoff.json.
         path: of the page; its folder must exist.
     """
-    page = _render(tradeoff)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, _render(tradeoff))
 
 
 def _render(tradeoff: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,12 +115,21 @@ def warnings_of(comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping
     return found
 
 
+def finite(value: Any) -> Any:
+    """Return JSON values with None in place of every NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(child) for name, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _quality_fields(values: Mapping[str, Float64], teacher: Mapping[str, Float64], how: Bootstrap) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for metric in METRICS:
         fields[metric] = _mean(values[metric])
         fields[f"{metric}_ci"] = list(mean_interval(values[metric], **how.options()))
-    fields["retention"] = _mean(values[MAIN]) / _mean(teacher[MAIN])
+    fields["retention"] = _ratio(_mean(values[MAIN]), _mean(teacher[MAIN]))
     fields["retention_ci"] = list(ratio_interval(values[MAIN], teacher[MAIN], **how.options()))
     return fields
 
@@ -138,9 +148,9 @@ def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstr
         "p99_ms": p99,
         "pairs_per_s": float(latency.pairs.sum() / wall.sum() * 1e3),
         "cpu_ms_per_query": _mean(cpu),
-        "speedup": _mean(teacher_cpu) / _mean(cpu),
+        "speedup": _ratio(_mean(teacher_cpu), _mean(cpu)),
         "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options())),
-        "speedup_wall": _mean(teacher_wall) / _mean(wall),
+        "speedup_wall": _ratio(_mean(teacher_wall), _mean(wall)),
         "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options())),
     }
 
@@ -157,4 +167,10 @@ def _compare(
 
 
 def _mean(values: Float64) -> float:
-    return float(np.nanmean(values))
+    """Return the mean of the values that are numbers, NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan

@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from export import files
 from export.measure import report
 from export.measure.report import write_report
 from export.measure.table import finding, print_tradeoff, shown, shown_interval, tradeoff_table
@@ -195,7 +196,7 @@ def test_a_failed_page_leaves_the_old_one(tradeoff, tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(tradeoff | {"experiment": "other"}, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == old

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distill.stages import Stage, Store, write_atomic
+from distill.stages import Stage, Store
 from distill.store_cli import app
+from export.files import write_atomic
 
 STAGE = Stage("teacher", 1, {"lr": 0.1}, {"data": "data-1"}, {"vocab.txt": "ab"}, ("numpy",), {"cores": 2})
 
@@ -112,6 +113,7 @@ def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
 
 
 @pytest.fixture
