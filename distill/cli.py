@@ -71,7 +71,7 @@ def _job(composed: DictConfig) -> float | None:
         log.info("%s", folder / "report.html")
         return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
     except UserError as error:
-        log.debug("failed", exc_info=True)
+        log.info("failed", exc_info=True)
         raise RunFailed(str(error)) from error
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on where it was") from None

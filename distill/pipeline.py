@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import making, measuring, ranks
-from distill.run import Run
+from distill.run import Measured, Run
 from distill.schema import Config
 from distill.stages import Store
 
@@ -49,4 +49,4 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
         for system, made in systems
     ]
     latency = run_.keep("latency", measuring.latency(store, config, data, systems))
-    return run_.finish(data, systems, predictions, baselines, latency, parity)
+    return run_.finish(Measured(data, systems, predictions, baselines, latency, parity))

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,27 @@ LIBRARIES = (
     "rankdistill", "torch", "transformers", "optimum-onnx", "onnxruntime", "onnx", "tokenizers", "datasets", "numpy",
     "bm25s", "hydra-core",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The stages that the trade-off is put together from.
+
+    Attributes:
+        data: the data set.
+        systems: the models, the teacher in PyTorch first, each with the stage that made it.
+        predictions: the scores by each of them.
+        baselines: the scores by each baseline.
+        latency: the timings.
+        parity: the comparisons of forms, by model.
+    """
+
+    data: Built
+    systems: Sequence[tuple[System, Built]]
+    predictions: Sequence[Built]
+    baselines: Built
+    latency: Built
+    parity: Mapping[str, Built]
 
 
 class Run:
@@ -64,15 +85,7 @@ class Run:
             self._write("running")
         return built
 
-    def finish(
-        self,
-        data: Built,
-        systems: Sequence[tuple[System, Built]],
-        predictions: Sequence[Built],
-        baselines: Built,
-        latency: Built,
-        parity: Mapping[str, Built],
-    ) -> dict[str, Any]:
+    def finish(self, measured: Measured) -> dict[str, Any]:
         """Put the trade-off together from what the stages measured; write it, the page and the run's record.
 
         Returns:
@@ -80,9 +93,9 @@ class Run:
         """
         from export.measure.report import write_report
 
-        tradeoff = self._tradeoff(data, systems, predictions, baselines, latency)
+        tradeoff = self._tradeoff(measured)
         tradeoff["parity"] = [
-            {"model": model} | row for model, built in parity.items() for row in parity_.read(built.folder)
+            {"model": model} | row for model, built in measured.parity.items() for row in parity_.read(built.folder)
         ]
         tradeoff["graphs"] = self._graphs()
         tradeoff = dict(finite(tradeoff))
@@ -92,18 +105,11 @@ class Run:
         self._write("finished")
         return tradeoff
 
-    def _tradeoff(
-        self,
-        data: Built,
-        systems: Sequence[tuple[System, Built]],
-        predictions: Sequence[Built],
-        baselines: Built,
-        latency: Built,
-    ) -> dict[str, Any]:
+    def _tradeoff(self, measured: Measured) -> dict[str, Any]:
         measure = self.config.measure
-        records = RankingData.open(data.folder)
+        records = RankingData.open(measured.data.folder)
         split = records.splits[measure.split]
-        samples = latency_.read(latency.folder)
+        samples = latency_.read(measured.latency.folder)
         candidates = [
             Candidate(
                 model=system.model,
@@ -114,15 +120,15 @@ class Run:
                 size_mb=system.size_mb,
                 params=system.params,
             )
-            for (system, _), built in zip(systems, predictions, strict=True)
+            for (system, _), built in zip(measured.systems, measured.predictions, strict=True)
         ]
-        for name, scores in baselines_.read(baselines.folder).items():
+        for name, scores in baselines_.read(measured.baselines.folder).items():
             engine, precision = ("pytorch", "fp32") if name == "embedding" else (None, None)
             candidates.append(Candidate(name, engine, precision, scores))
         bootstrap = Bootstrap(measure.confidence, measure.resamples, self.config.seed)
         relevant = int(records.summary["relevant"])
         rows, comparisons = tradeoff_rows(candidates, split.grade, split.offsets, relevant, bootstrap)
-        timed = samples[systems[0][0].name]
+        timed = samples[measured.systems[0][0].name]
         return {
             "format": FORMAT,
             "experiment": self.config.name,
@@ -135,7 +141,7 @@ class Run:
             "comparisons": comparisons,
             "warnings": warnings_of(comparisons, rows),
             "latency": {
-                "threads": latency_.threads(latency.folder),
+                "threads": latency_.threads(measured.latency.folder),
                 "queries": int(timed.wall_ms.shape[1]),
                 "samples_per_query": int(timed.wall_ms.shape[0]),
                 "pairs": int(timed.pairs.sum()),

@@ -49,7 +49,6 @@ def write(
     for name, reference in references:
         row = _compare(scores[name], scores[reference], offsets)
         row |= {"comparison": f"{name} vs {reference}", "ndcg@10_change": ndcg[name] - ndcg[reference]}
-        row["note"] = None
         rows.append(row)
         fp32 = forms[name].precision == forms[reference].precision == "fp32"
         if fp32 and row["max_difference"] > FP32_TOLERANCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,7 +41,30 @@ def open_session(graph: Path, threads: int) -> ort.InferenceSession:
     return session
 
 
-class PairScorer:
+class TokenScorer(ABC):
+    """Scores texts by scoring their tokens."""
+
+    encoder: PairEncoder
+
+    def score(self, query: str, items: Sequence[str]) -> Float32:
+        """Score a query's candidates.
+
+        Returns:
+            Raw logits, float32 [items].
+        """
+        tokens = self.encoder.ids([query, *items])
+        return self.score_tokens([tokens[0]] * len(items), tokens[1:])
+
+    @abstractmethod
+    def score_tokens(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Float32:
+        """Score pairs whose texts are tokenised already (`PairEncoder.ids`).
+
+        Returns:
+            Raw logits, float32 [pairs].
+        """
+
+
+class PairScorer(TokenScorer):
     """Scores one pair a call, at its exact length, over `threads` threads.
 
     A pair's score then depends on nothing but the pair, also in dynamic int8, whose activation ranges span a whole
@@ -54,21 +78,8 @@ class PairScorer:
         self._output = self._session.get_outputs()[0].name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="score") if threads > 1 else None
 
-    def score(self, query: str, items: Sequence[str]) -> Float32:
-        """Score a query's candidates.
-
-        Returns:
-            Raw logits, float32 [items].
-        """
-        tokens = self.encoder.ids([query, *items])
-        return self.score_tokens([tokens[0]] * len(items), tokens[1:])
-
     def score_tokens(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Float32:
-        """Score pairs whose texts are tokenised already (`PairEncoder.ids`).
-
-        Returns:
-            Raw logits, float32 [pairs].
-        """
+        """See `TokenScorer.score_tokens`."""
         scores = np.empty(len(items), dtype=np.float32)
         lengths = np.array([len(q) + len(i) for q, i in zip(queries, items, strict=True)])
         order = np.argsort(-lengths, kind="stable")  # the dearest first, so that no thread ends on a long one
@@ -100,7 +111,7 @@ class PairScorer:
             self._pool.shutdown()
 
 
-class BatchScorer:
+class BatchScorer(TokenScorer):
     """Scores pairs in padded, length-sorted batches with `threads` intra-op threads; for graphs in fp32."""
 
     def __init__(self, graph: Path, encoder: PairEncoder, threads: int, batch_size: int = 32) -> None:
@@ -109,21 +120,8 @@ class BatchScorer:
         self._session = open_session(graph, threads)
         self._output = self._session.get_outputs()[0].name
 
-    def score(self, query: str, items: Sequence[str]) -> Float32:
-        """Score a query's candidates.
-
-        Returns:
-            Raw logits, float32 [items].
-        """
-        tokens = self.encoder.ids([query, *items])
-        return self.score_tokens([tokens[0]] * len(items), tokens[1:])
-
     def score_tokens(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Float32:
-        """Score pairs whose texts are tokenised already (`PairEncoder.ids`).
-
-        Returns:
-            Raw logits, float32 [pairs].
-        """
+        """See `TokenScorer.score_tokens`."""
         scores = np.empty(len(items), dtype=np.float32)
         order = np.argsort([-(len(q) + len(i)) for q, i in zip(queries, items, strict=True)], kind="stable")
         for start in range(0, len(order), self.batch_size):

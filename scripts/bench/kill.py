@@ -41,24 +41,27 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
-def stage_under_way(folder: Path) -> str:
-    """Return which stage was being made, told from the folder it left."""
-    left = sorted((folder / "runs/stages").glob("work-*")) if (folder / "runs/stages").is_dir() else []
-    return left[0].name.split("-")[1] if left else "between stages"
+def stages_made(folder: Path) -> list[tuple[str, float]]:
+    """Return the keys of the stages and the seconds each took, in the order of their making."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "runs/stages").glob("*/stage.json")]
+    records.sort(key=lambda record: (folder / "runs/stages" / record["key"]).stat().st_mtime)
+    return [(record["key"], record["seconds"]) for record in records]
 
 
-def kill_and_resume(arguments: list[str], folder: Path, after: float) -> dict[str, Any]:
-    """Run once to be killed after `after` seconds, then until it ends."""
+def kill_and_resume(arguments: list[str], folder: Path, key: str, after: float) -> dict[str, Any]:
+    """Start from nothing, kill `after` seconds into the making of a stage, and run again until it ends."""
     process = start(arguments, folder)
-    try:
-        process.wait(timeout=after)
-        killed_in = "finished before"
-    except subprocess.TimeoutExpired:
+    working, made = folder / "runs/stages" / f"work-{key}", folder / "runs/stages" / key
+    while process.poll() is None and not working.exists() and not made.exists():
+        time.sleep(0.002)
+    time.sleep(after)
+    struck = process.poll() is None
+    if struck:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        killed_in = stage_under_way(folder)
-    code = start(arguments, folder).wait()
-    return {"after_s": round(after, 2), "killed_in": killed_in, "exit_code": code}
+    result = {"stage": key.partition("-")[0], "after_s": round(after, 3), "killed": struck}
+    result["stage_was_whole"] = made.exists()
+    return result | {"exit_code": start(arguments, folder).wait()}
 
 
 def main() -> None:
@@ -78,11 +81,12 @@ def main() -> None:
         if start(options.arguments, calm).wait():
             sys.exit(f"the undisturbed run failed: {(calm / 'log').read_text()[-500:]}")
         whole, expected = time.monotonic() - begin, table(calm)
+        stages = stages_made(calm)
         for number in range(options.kills):
             storm = Path(place) / f"storm-{number}"
             storm.mkdir()
-            # every kill starts from nothing, so that all stages get their share of instants
-            result = kill_and_resume(options.arguments, storm, rng.uniform(0, whole))
+            key, seconds = stages[number % len(stages)]  # every stage in turn, at a random instant of its making
+            result = kill_and_resume(options.arguments, storm, key, rng.uniform(0, seconds))
             result["same_table"] = result["exit_code"] == 0 and table(storm) == expected
             results.append(result)
             print(f"{number + 1}/{options.kills} {result}", flush=True)
