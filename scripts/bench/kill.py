@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,8 @@ def main() -> None:
     print(f"{good} of {len(results)} killed runs finished with the undisturbed table; a run takes {whole:.0f} s")
     if options.out:
         host = {"host": describe_host(), "versions": versions(["rankdistill", "torch", "transformers"])}
-        content = host | {"arguments": options.arguments, "whole_s": round(whole, 1), "kills": results}
+        arguments = [re.sub(r"/\S*/", "", argument) for argument in options.arguments]  # no paths of this machine
+        content = host | {"arguments": arguments, "whole_s": round(whole, 1), "kills": results}
         options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     sys.exit(good != len(results))
 

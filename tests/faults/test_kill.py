@@ -18,6 +18,39 @@ pytestmark = pytest.mark.faults
 KILLS = 4
 
 
+def start(arguments, folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", "distill", *arguments], cwd=folder, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_training_killed_after_a_checkpoint_goes_on_from_it(tmp_path, beir, encoder):
+    arguments = [*small(beir, encoder), "teacher.fit.epochs=40", "teacher.fit.evaluations=8"]
+    process = start(arguments, tmp_path)
+    pattern = "runs/stages/work-teacher-*/checkpoints/checkpoint-*/trainer_state.json"
+    while process.poll() is None and not list(tmp_path.glob(pattern)):
+        time.sleep(0.005)
+    kill(process)
+    assert list(tmp_path.glob(pattern))
+    torn = next(tmp_path.glob("runs/stages/work-teacher-*/checkpoints")) / "checkpoint-9999"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text('{"half')  # what a kill leaves while a checkpoint is written
+    done = distill(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on from checkpoint-" in done.stderr
+    assert "9999" not in done.stderr
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    assert distill(*arguments, cwd=calm).returncode == 0
+    assert quality(table(newest_run(tmp_path))) == quality(table(newest_run(calm)))
+
+
 def test_a_killed_run_finishes_with_the_same_table(tmp_path, beir, encoder):
     arguments = small(beir, encoder)
     calm, storm = tmp_path / "calm", tmp_path / "storm"
@@ -30,15 +63,11 @@ def test_a_killed_run_finishes_with_the_same_table(tmp_path, beir, encoder):
     rng = random.Random(0)
     killed = 0
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distill", *arguments], cwd=storm, stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        process = start(arguments, storm)
         try:
             process.wait(timeout=rng.uniform(0.1, 0.7) * whole)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(process)
             killed += 1
     assert killed >= 2
     done = distill(*arguments, cwd=storm)
