@@ -211,6 +211,7 @@ def training_arguments(fit: Fit, train: Train, device: Device, groups: int, seed
     every = max(1, steps // fit.evaluations)
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
+        logging_dir=str(out / "tracker"),  # kept with the stage; checkpoints are not
         num_train_epochs=1,
         per_device_train_batch_size=fit.batch_groups,
         gradient_accumulation_steps=train.accumulate,

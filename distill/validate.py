@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -30,6 +31,8 @@ from export.runtime.tokens import SPECIAL
 PRECISIONS = ("auto", "fp32", "bf16")
 ATTENTIONS = ("auto", "eager", "sdpa")
 SPLITS = ("dev", "test")
+# trackers of transformers' Trainer, each named like the module it needs
+TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
 
 Rule = tuple[str, Callable[[Any], bool], str]  # option, whether a value is allowed, what is allowed
 
@@ -135,6 +138,11 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield problem("data.columns", data.columns, "query with items and grades, or query with positive and negative")
     if isinstance(data, HubData) and not {"train", "test"} <= set(data.splits):
         yield problem("data.splits", data.splits, "the data set's names for train, test and, if it has one, dev")
+    for tracker in config.train.report_to:
+        if tracker not in TRACKERS:
+            yield problem("train.report_to", tracker, f"any of {', '.join(TRACKERS)}")
+        elif importlib.util.find_spec(tracker) is None:
+            yield problem("train.report_to", tracker, f"an installed tracker; run: pip install {tracker}")
     if not _is_layers(student.layers):
         yield problem("student.layers", student.layers, "a number of layers >= 1, or a rising list of layers from 0")
 

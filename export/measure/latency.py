@@ -7,6 +7,7 @@ Measured in processes of their own: `python -m export.measure.latency SPEC OUT` 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -177,6 +178,7 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Measure what the command line says: SPEC OUT [INDEX]."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)  # progress where there is no bar
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     result = peak_memory(spec, int(sys.argv[3])) if len(sys.argv) > 3 else time_systems(spec)
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")

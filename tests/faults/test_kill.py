@@ -56,10 +56,10 @@ def test_a_killed_run_finishes_with_the_same_table(tmp_path, beir, encoder):
     calm, storm = tmp_path / "calm", tmp_path / "storm"
     calm.mkdir()
     storm.mkdir()
-    start = time.monotonic()
+    begin = time.monotonic()
     done = distill(*arguments, cwd=calm)
     assert done.returncode == 0, done.stderr
-    whole = time.monotonic() - start
+    whole = time.monotonic() - begin
     rng = random.Random(0)
     killed = 0
     for _ in range(KILLS):

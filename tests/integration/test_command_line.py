@@ -29,6 +29,7 @@ MISTAKES = {
     "teacher.model=/nonexistent/model": "teacher.model=/nonexistent/model",
     "teacher.sha256=00": "teacher.sha256=00",
     "data.path=/nonexistent": "data.path=/nonexistent: allowed is an existing folder",
+    "train.report_to=[nosuch]": "train.report_to=nosuch: allowed is any of",
     "train.precision=fp16": "train.precision=fp16: allowed is one of auto, fp32, bf16",
 }
 
