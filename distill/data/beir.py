@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from distill.records import SPLITS, RankingWriter, TextTable
 MAX_GRADE = 30  # 2^30 - 1 is still exact as a gain; a greater one is no grade but a score
 COLUMNS = 3
 HEADER = "query-id"
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # int() alone takes 1_0 and digits of other scripts too
 
 Judged = dict[str, dict[str, int]]  # query id -> item id -> grade
 
@@ -53,13 +55,15 @@ def prepare(
         queries = _write_queries(folder / "queries.jsonl", judged, writer)
         _check_known(folder, judged, corpus, queries)
         items = writer.finish_items()
+        bare = {
+            split for split in SPLITS if not any(len(set(grades.values())) > 1 for grades in judged[split].values())
+        }
+        fill = _Fill(items, candidates) if bare else None
         for split in SPLITS:
-            graded = any(len(set(grades.values())) > 1 for grades in judged[split].values())
-            fill = None if graded else _Fill(items, candidates)
             for query, grades in judged[split].items():
                 row, text = queries[query]
                 known = {corpus.rows[item]: grade for item, grade in grades.items()}
-                full = known if fill is None else fill(text, known)
+                full = fill(text, known) if fill is not None and split in bare else known
                 rows = np.random.default_rng([seed, zlib.crc32(query.encode())]).permutation(list(full)).tolist()
                 writer.add_candidates(split, row, rows, [full[item] for item in rows])
 
@@ -101,9 +105,9 @@ def _read_judged(folder: Path, dev_fraction: float, seed: int) -> dict[str, Judg
                 raise DataError(f"{where}: query {query!r} is in {split_of[query]}.tsv too; a query is in one split")
             grades = judged[split].setdefault(query, {})
             if item in grades:
-                raise DataError(f"{where}: the pair {query!r}, {item!r} stands there twice")
+                raise DataError(f"{where}: the pair {query!r}, {item!r} stands there twice; leave one of its lines")
             grades[item] = grade
-    if not judged["dev"]:
+    if not (folder / "qrels" / "dev.tsv").is_file():
         ids = sorted(judged["train"])
         drawn = np.random.default_rng(seed).permutation(len(ids))[: max(1, round(len(ids) * dev_fraction))]
         judged["dev"] = {ids[row]: judged["train"].pop(ids[row]) for row in sorted(drawn.tolist())}
@@ -120,26 +124,37 @@ def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:
                 f"{where}: {len(columns)} columns; query-id, corpus-id and score, separated by tabs, are needed"
             )
         query, item, text = (column.strip() for column in columns)
-        try:
-            grade = int(text)
-        except ValueError:
-            raise DataError(f"{where}: score {text!r} is no whole number") from None
+        if not WHOLE.fullmatch(text):
+            raise DataError(f"{where}: score {text!r} is no whole number; grades are 0 to {MAX_GRADE}")
+        grade = int(text)
         if grade > MAX_GRADE:
             raise DataError(f"{where}: score {grade} is no grade; at most {MAX_GRADE}")
         yield where, query, item, max(grade, 0)
 
 
+def _read_texts(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield ("file:line", id, the texts under `keys` joined); only `text` must be there, an empty one is yielded."""
+    for where, row in read_objects(path):
+        if row.get("text") is None:
+            raise DataError(f"{where}: text is missing; give it as a string")
+        text = " ".join(part for part in (text_of(row, key, where) for key in keys) if part)
+        try:
+            (row["_id"] + text).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: half a surrogate pair ({error.reason}); escape the whole character") from None
+        yield where, row["_id"], text
+
+
 def _write_items(path: Path, writer: RankingWriter) -> Corpus:
     rows: dict[str, int] = {}
     empty: dict[str, str] = {}
-    for where, row in read_objects(path):
-        if row["_id"] in rows or row["_id"] in empty:
-            raise DataError(f"{where}: item {row['_id']!r} stands there twice")
-        text = " ".join(part for part in (text_of(row, "title", where), text_of(row, "text", where)) if part)
+    for where, item, text in _read_texts(path, ("title", "text")):
+        if item in rows or item in empty:
+            raise DataError(f"{where}: item {item!r} stands there twice; leave one of its lines")
         if text:
-            rows[row["_id"]] = writer.add_item(row["_id"], text)
+            rows[item] = writer.add_item(item, text)
         else:
-            empty[row["_id"]] = where
+            empty[item] = where
     return Corpus(rows, empty)
 
 
@@ -152,26 +167,24 @@ def _check_known(folder: Path, judged: Mapping[str, Judged], corpus: Corpus, que
         files = [folder / "qrels" / f"{name}.tsv" for name in (split, "train")]  # dev may be cut from train
         for where, query, item, _ in (row for path in files if path.is_file() for row in _read_qrels(path)):
             if item in corpus.empty:
-                raise DataError(f"{corpus.empty[item]}: item {item!r} has no text, yet {where} judges it")
+                raise DataError(f"{corpus.empty[item]}: item {item!r} has no text, yet {where} judges it; remove one")
             if item not in corpus.rows:
-                raise DataError(f"{where}: item {item!r} is not in corpus.jsonl")
+                raise DataError(f"{where}: item {item!r} is not in corpus.jsonl; add it there or remove the line")
             if query not in queries:
-                raise DataError(f"{where}: query {query!r} is not in queries.jsonl")
+                raise DataError(f"{where}: query {query!r} is not in queries.jsonl; add it there or remove the line")
 
 
 def _write_queries(path: Path, judged: Mapping[str, Judged], writer: RankingWriter) -> dict[str, tuple[int, str]]:
     wanted = {query for lists in judged.values() for query in lists}
     found: dict[str, tuple[int, str]] = {}
     seen: set[str] = set()
-    for where, row in read_objects(path):
-        query = row["_id"]
+    for where, query, text in _read_texts(path, ("text",)):
         if query in seen:
-            raise DataError(f"{where}: query {query!r} stands there twice")
+            raise DataError(f"{where}: query {query!r} stands there twice; leave one of its lines")
         seen.add(query)
         if query not in wanted:
             continue
-        text = text_of(row, "text", where)
         if not text:
-            raise DataError(f"{where}: query {query!r} has no text")
+            raise DataError(f"{where}: query {query!r} has no text; give it one or remove its qrels")
         found[query] = (writer.add_query(query, text), text)
     return found

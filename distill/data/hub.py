@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,19 +60,22 @@ def prepare(
     counts = {split: min(len(table), max_queries or len(table)) for split, table in tables.items()}
     drawn = np.random.default_rng(seed).permutation(counts["train"])
     dev = set(drawn[: max(1, round(len(drawn) * dev_fraction))].tolist()) if "dev" not in splits else set()
-    item_rows: dict[str, int] = {}
+    item_rows: dict[bytes, int] = {}  # by digest, so that the texts themselves need not stay in memory
     query_split: dict[str, str] = {}
     with RankingWriter(out, name=name, relevant=relevant, notes={"source": source}) as writer:
         for split in (split for split in SPLITS if split in tables):
             for number, row in enumerate(_rows(tables[split], f"{source}[{splits[split]}]", columns, counts[split])):
                 target = "dev" if split == "train" and number in dev else split
+                if split == "train":  # a query that stands there again follows its first row
+                    target = query_split.get(row.query, target)
                 if query_split.setdefault(row.query, target) != target:
                     raise DataError(f"{row.where}: {row.query[:60]!r} is a query of {query_split[row.query]} too")
                 grades: dict[int, int] = {}
                 for text, grade in zip(row.items, row.grades, strict=True):
-                    if text not in item_rows:
-                        item_rows[text] = writer.add_item(f"i{len(item_rows)}", text)
-                    grades[item_rows[text]] = max(grade, grades.get(item_rows[text], 0))
+                    key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                    if key not in item_rows:
+                        item_rows[key] = writer.add_item(f"i{len(item_rows)}", text)
+                    grades[item_rows[key]] = max(grade, grades.get(item_rows[key], 0))
                 query = writer.add_query(f"{target}-{number}", row.query)
                 items = np.random.default_rng([seed, zlib.crc32(row.query.encode())]).permutation(list(grades)).tolist()
                 writer.add_candidates(target, query, items, [grades[item] for item in items])
@@ -83,8 +87,12 @@ def _load(source: str, subset: str | None, split: str) -> Any:
     try:
         return datasets.load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises its own, OS, value and network errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"data.path={source}: its split {split!r} cannot be loaded ({reason})") from error
+        cause = error.__cause__ or error  # what broke, where datasets only says that something did
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise DataError(
+            f"data.path={source}: its split {split!r} cannot be loaded ({reason}); check the name, data.subset, "
+            "data.splits and the network, or give a local folder"
+        ) from error
 
 
 def _rows(table: Any, where: str, columns: Mapping[str, str], count: int) -> Iterator[Row]:
@@ -107,9 +115,8 @@ def _graded(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
         if not isinstance(grades, list) or len(grades) != len(items):
             raise DataError(f"{place}: {columns['grades']} is no list as long as {columns['items']}")
         for grade in grades:
-            if isinstance(grade, float) and grade.is_integer():
-                continue
-            if not isinstance(grade, int) or grade > MAX_GRADE:
+            whole = isinstance(grade, int) or (isinstance(grade, float) and grade.is_integer())
+            if not whole or grade > MAX_GRADE:
                 raise DataError(f"{place}: {columns['grades']} {grade!r} is no whole number up to {MAX_GRADE}")
         return items, [max(int(grade), 0) for grade in grades]
     positive, negative = _texts(row, columns["positive"], place), _texts(row, columns["negative"], place)
@@ -127,6 +134,7 @@ def _value(row: Mapping[str, Any], column: str, place: str) -> Any:
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{place}: no {part!r} in {column!r}")
+            there = ", ".join(value) if isinstance(value, Mapping) else f"a {type(value).__name__}"
+            raise DataError(f"{place}: no {part!r} in {column!r}; there is {there}")
         value = value[part]
     return value

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distill.data import beir
 from distill.data.first_stage import BM25, terms
@@ -17,8 +20,8 @@ from tests.conftest import write_beir
 
 def prepare(folder: Path, out: Path, **options) -> RankingData:
     out.mkdir()
-    settings = {"name": "set", "relevant": 1, "candidates": 10, "dev_fraction": 0.25, "seed": 0} | options
-    beir.prepare(folder, out, **settings)
+    options_ = {"name": "set", "relevant": 1, "candidates": 10, "dev_fraction": 0.25, "seed": 0} | options
+    beir.prepare(folder, out, **options_)
     return RankingData.open(out)
 
 
@@ -63,12 +66,14 @@ def test_the_tables_open_with_datasets(folder, tmp_path):
     assert pairs["grade"][:] == data.splits["test"].grade.tolist()
 
 
-def test_order_does_not_depend_on_the_files_and_hides_the_grade(folder, tmp_path):
+def test_the_order_of_candidates_is_a_seeded_shuffle(folder, tmp_path):
     first = prepare(folder, tmp_path / "a").splits["test"]
     again = prepare(folder, tmp_path / "b").splits["test"]
     other = prepare(folder, tmp_path / "c", seed=1).splits["test"]
     np.testing.assert_array_equal(first.item, again.item)
     assert not np.array_equal(first.item, other.item)
+    in_file = [int(item[1:]) for grades in qrels(folder, "test").values() for item in grades]
+    assert not np.array_equal(first.item, in_file)
 
 
 def test_a_missing_dev_is_cut_from_train_by_query(folder, tmp_path):
@@ -78,13 +83,19 @@ def test_a_missing_dev_is_cut_from_train_by_query(folder, tmp_path):
     assert dev
     assert not train.keys() & dev.keys()
     assert train.keys() | dev.keys() <= qrels(folder, "train").keys()
+    assert lists(prepare(folder, tmp_path / "again"), "dev") == dev
+    assert lists(prepare(folder, tmp_path / "other", seed=1), "dev").keys() != dev.keys()
+
+
+def keep_positives(folder: Path, split: str) -> None:
+    rows = [(q, i) for q, grades in qrels(folder, split).items() for i, g in grades.items() if g == 3]
+    text = "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{i}\t1\n" for q, i in rows)
+    (folder / "qrels" / f"{split}.tsv").write_text(text)
 
 
 def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
     for split in SPLITS:
-        rows = [(q, i) for q, grades in qrels(folder, split).items() for i, g in grades.items() if g == 3]
-        text = "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{i}\t1\n" for q, i in rows)
-        (folder / "qrels" / f"{split}.tsv").write_text(text)
+        keep_positives(folder, split)
     data = prepare(folder, tmp_path / "out")
     index = BM25([data.items.texts()])
     texts = dict(zip(data.queries.ids(), data.queries.texts(), strict=True))
@@ -99,12 +110,88 @@ def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
             assert {item for item, grade in grades.items() if not grade} <= set(unjudged)
 
 
+def test_splits_with_positives_alone_share_one_index_and_graded_ones_are_left_as_judged(folder, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(beir, "BM25", lambda batches: built.append(1) or BM25(batches))
+    graded = lists(prepare(folder, tmp_path / "graded"), "test")
+    assert not built
+    for split in ("train", "dev"):
+        keep_positives(folder, split)
+    data = prepare(folder, tmp_path / "out")
+    assert len(built) == 1
+    assert lists(data, "test") == graded
+
+
+def test_a_list_that_positives_fill_alone_is_left_out(folder, tmp_path):
+    keep_positives(folder, "train")
+    positives = "".join(f"q2\ti{n}\t1\n" for n in range(7))
+    (folder / "qrels/dev.tsv").write_text(positives + "q6\ti1\t1\n")  # q6 is filled, so that dev has something to rank
+    data = prepare(folder, tmp_path / "out", candidates=4)
+    assert data.summary["splits"]["dev"] == {"queries": 1, "pairs": 4, "left_out": 1}  # q2 has positives alone
+
+
+def test_an_item_without_a_text_is_never_offered(folder, tmp_path):
+    append("corpus.jsonl", '{"_id": "void", "title": "", "text": " "}\n')(folder)
+    keep_positives(folder, "test")
+    data = prepare(folder, tmp_path / "out", candidates=1000)
+    assert "void" not in data.items.ids()
+    assert all(len(grades) == 80 for grades in lists(data, "test").values())
+
+
+def test_rows_are_line_order_and_unjudged_queries_are_left_out(folder, tmp_path):
+    append("queries.jsonl", '{"_id": "idle", "text": ""}\n\n\n')(folder)
+    append("corpus.jsonl", "\n")(folder)
+    data = prepare(folder, tmp_path / "out")
+    assert data.items.ids() == [f"i{n}" for n in range(80)]
+    assert data.queries.ids() == [f"q{n}" for n in range(24)]
+    assert data.summary["source"] == "set"
+
+
+def test_a_qrels_file_without_a_header_reads_the_same(folder, tmp_path):
+    expected = lists(prepare(folder, tmp_path / "a"), "test")
+    path = folder / "qrels/test.tsv"
+    path.write_text(path.read_text().partition("\n")[2])
+    assert lists(prepare(folder, tmp_path / "b"), "test") == expected
+
+
 def test_titles_chinese_and_empty_items_nobody_judges(folder, tmp_path):
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"_id": "zh", "title": "台灯", "text": "暖光 🙂"}, ensure_ascii=False) + "\n")
         file.write('{"_id": "void", "title": "", "text": " "}\n')
+        file.write(json.dumps({"_id": "bare", "text": "红色小汽车"}, ensure_ascii=False) + "\n")
+    append("queries.jsonl", '{"_id": "问", "text": "红色的灯"}\n')(folder)
+    append("qrels/test.tsv", "问\tzh\t1\n问\tbare\t0\n")(folder)
     data = prepare(folder, tmp_path / "out")
-    assert data.items.texts()[-1] == "台灯 暖光 🙂"
+    assert data.items.texts()[-2:] == ["台灯 暖光 🙂", "红色小汽车"]
+    assert data.queries.texts()[-1] == "红色的灯"
+    assert lists(data, "test")["问"] == {"zh": 1, "bare": 0}
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Zs", "Zl", "Zp", "Cc"]), min_size=1, max_size=12)
+GRADES = st.lists(st.integers(-1, 3), min_size=6, max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(TEXTS, min_size=6, max_size=6), st.lists(GRADES, min_size=1, max_size=4), st.integers(0, 2**32))
+def test_texts_and_grades_come_back_as_they_were_written(texts, graded, seed):
+    anchor = [1, 0, 0, 0, 0, 0]  # each split ranks something, whatever is drawn
+    splits = {"train": [anchor, *graded], "dev": [anchor], "test": [anchor]}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "set"
+        (folder / "qrels").mkdir(parents=True)
+        rows = [json.dumps({"_id": f"i{n}", "text": text}) for n, text in enumerate(texts)]
+        (folder / "corpus.jsonl").write_text("\n".join(rows))
+        names = [f"{split}{n}" for split, lists_ in splits.items() for n in range(len(lists_))]
+        (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": n, "text": n}) for n in names))
+        for split, lists_ in splits.items():
+            lines = [f"{split}{q}\ti{i}\t{g}\n" for q, grades in enumerate(lists_) for i, g in enumerate(grades)]
+            (folder / "qrels" / f"{split}.tsv").write_text("".join(lines))
+        data = prepare(folder, Path(temporary) / "out", seed=seed)
+        assert data.items.texts() == [text.strip() for text in texts]
+        expected = {
+            f"train{q}": {f"i{i}": max(g, 0) for i, g in enumerate(grades)} for q, grades in enumerate(splits["train"])
+        }
+        assert lists(data, "train") == {q: g for q, g in expected.items() if len(set(g.values())) > 1}
 
 
 def replace(path: str, text: str):
@@ -121,6 +208,17 @@ def append(path: str, text: str):
 
 BROKEN = [
     (lambda f: (f / "qrels/test.tsv").unlink(), r"lacks qrels/test\.tsv; a BEIR folder has corpus\.jsonl"),
+    (lambda f: (f / "corpus.jsonl").unlink(), r"lacks corpus\.jsonl; a BEIR folder has"),
+    (append("corpus.jsonl", '{"text": "x"}\n'), r"corpus\.jsonl:81: _id None is no text"),
+    (append("corpus.jsonl", '{"_id": "x"}\n'), r"corpus\.jsonl:81: text is missing"),
+    (append("corpus.jsonl", '{"_id": "x", "title": 1, "text": "x"}\n'), r"corpus\.jsonl:81: title 1 is no text"),
+    (append("corpus.jsonl", '{"_id": "x", "text": "\\ud800"}\n'), r"corpus\.jsonl:81: half a surrogate pair"),
+    (append("queries.jsonl", "{]\n"), r"queries\.jsonl:25: broken JSON"),
+    (append("queries.jsonl", '{"_id": "x", "text": null}\n'), r"queries\.jsonl:25: text is missing"),
+    (append("queries.jsonl", '{"_id": "\\ud800", "text": "x"}\n'), r"queries\.jsonl:25: half a surrogate pair"),
+    (replace("qrels/dev.tsv", "query-id\tcorpus-id\tscore\n"), r"the dev split has nothing to rank"),
+    (replace("qrels/test.tsv", "q3\ti1\t1\t0\n"), r"qrels/test\.tsv:1: 4 columns"),
+    (replace("qrels/test.tsv", "q3\ti1\t1_0\n"), r"qrels/test\.tsv:1: score '1_0' is no whole number"),
     (append("corpus.jsonl", '{"_id": "x", "text"\n'), r"corpus\.jsonl:81: broken JSON"),
     (append("corpus.jsonl", "[1]\n"), r"corpus\.jsonl:81: a list; an object"),
     (append("corpus.jsonl", '{"_id": 7, "text": "x"}\n'), r"corpus\.jsonl:81: _id 7 is no text"),

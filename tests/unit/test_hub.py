@@ -74,6 +74,41 @@ def test_rows_with_positives_and_negatives_and_dev_cut_from_train(tmp_path):
     assert (train | dev)["q3"] == {"p3": 1, "n3": 0, "m": 0}
 
 
+def test_parquet_reads_as_jsonl_does(tmp_path):
+    from datasets import Dataset
+
+    rows = {"train": marco("a"), "validation": marco("b"), "test": marco("c")}
+    expected = prepare(write(tmp_path / "jsonl", rows), tmp_path / "a")
+    for split, objects in rows.items():
+        Dataset.from_list(objects).to_parquet(str(tmp_path / "parquet" / f"{split}.parquet"))
+    data = prepare(tmp_path / "parquet", tmp_path / "b")
+    assert [lists(data, split) for split in SPLITS] == [lists(expected, split) for split in SPLITS]
+    assert data.summary["source"] == str(tmp_path / "parquet")
+
+
+def test_a_query_that_stands_twice_in_train_is_not_parted_by_the_dev_cut(tmp_path):
+    rows = [{"query": f"q{n % 20}", "positive": [f"p{n}"], "negative": ["n"]} for n in range(60)]
+    test = [{"query": "t", "positive": ["p"], "negative": ["n"]}]
+    source = write(tmp_path / "set", {"train": rows, "test": test})
+    for seed in range(5):
+        data = prepare(source, tmp_path / f"out{seed}", MTEB, {"train": "train", "test": "test"}, seed=seed)
+        assert lists(data, "train").keys() | lists(data, "dev").keys() == {f"q{n}" for n in range(20)}
+        assert not lists(data, "train").keys() & lists(data, "dev").keys()
+
+
+def test_grades_may_be_whole_floats_up_to_the_greatest(tmp_path):
+    def rows(query: str, grade: float) -> list[dict]:
+        return [{"query": query, "passages": {"passage_text": ["x", "y"], "is_selected": [grade, 0.0]}}]
+
+    floats = {"train": rows("a", 1.0), "validation": rows("b", 2.0), "test": rows("c", 30.0)}
+    data = prepare(write(tmp_path / "fine", floats), tmp_path / "out")
+    assert lists(data, "test") == {"c": {"x": 30, "y": 0}}
+    for grade in (31.0, 0.5):
+        source = write(tmp_path / str(grade), floats | {"test": rows("c", grade)})
+        with pytest.raises(DataError, match=rf"\[test\] row 0: passages\.is_selected {grade} is no whole number"):
+            prepare(source, tmp_path / f"out{grade}")
+
+
 def test_max_queries_bounds_each_split(tmp_path):
     source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": marco("c")})
     data = prepare(source, tmp_path / "out", max_queries=2)
@@ -112,6 +147,8 @@ def test_a_missing_column_names_those_there_are(tmp_path):
     source = write(tmp_path / "set", {"train": marco("a"), "validation": marco("b"), "test": marco("c")})
     with pytest.raises(DataError, match="no column 'question'; there are query, passages"):
         prepare(source, tmp_path / "out", MARCO | {"query": "question"})
+    with pytest.raises(DataError, match=r"row 0: no 'texts' in 'passages\.texts'; there is passage_text, is_selected"):
+        prepare(source, tmp_path / "out2", MARCO | {"items": "passages.texts"})
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):
