@@ -13,7 +13,3 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """The stage store cannot be read or written."""
-
-
-class TrainingError(UserError):
-    """A training cannot go on."""

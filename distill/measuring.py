@@ -58,14 +58,7 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
             if (graphs.folder / file).is_file():
                 precision = "int8" if "int8" in form else "fp32"
                 forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
-        asked = [
-            ("onnx", "pytorch"),
-            ("fused", "onnx"),
-            ("full onnx", "onnx"),
-            ("int8", "onnx"),
-            ("full int8", "full onnx"),
-        ]
-        references = [(form, other) for form, other in asked if form in forms and other in forms]
+        references = [(form, other) for form, other in COMPARED if form in forms and other in forms]
         parity_.write(forms, references, list(records.lists(split)), split.grade, _threads(config), out)
 
     return store.get(stage, build)

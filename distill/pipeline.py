@@ -26,7 +26,7 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
         UserError: if something is wrong that a user can mend.
     """
     store = Store(Path(config.runs) / "stages")
-    run_ = Run(folder, store, config, overrides)
+    run_ = Run(folder, config, overrides)
     source = making.locate_teacher(config)
     data = run_.keep("data", making.data(store, config))
     tokens = run_.keep("tokens", making.tokens(store, config, data, source))

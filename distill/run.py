@@ -18,7 +18,7 @@ from distill import baselines as baselines_
 from distill import ranks
 from distill.records import RankingData
 from distill.schema import Config
-from distill.stages import Built, Store
+from distill.stages import Built
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure import latency as latency_
@@ -61,13 +61,12 @@ class Run:
 
     Args:
         folder: of the run; made when missing.
-        store: of the stages.
         config: what was asked for.
         overrides: what the command line changed.
     """
 
-    def __init__(self, folder: Path, store: Store, config: Config, overrides: Sequence[str]) -> None:
-        self.folder, self.config, self._store = folder, config, store
+    def __init__(self, folder: Path, config: Config, overrides: Sequence[str]) -> None:
+        self.folder, self.config = folder, config
         self._overrides = list(overrides)
         self._stages: dict[str, Built] = {}
         self._started = datetime.now(timezone.utc)
