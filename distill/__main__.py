@@ -1,6 +1,6 @@
 """The doors of the commands: they say which extra is missing before anything of it is imported."""
 
-from distill.extras import require
+from export.extras import require
 
 
 def main() -> None:

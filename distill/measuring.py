@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill import models
 from distill.records import RankingData
 from distill.schema import Config, EncoderTeacher, Int8
 from distill.stages import Built, Stage, Store
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2
 from export.host import describe_host
 from export.measure.systems import System
+from export.runtime.processor import abilities
 from export.runtime.threads import available_cores
+from export.variants import Offered, offered, served_int8
 
 RUNTIME = ("onnxruntime", "tokenizers", "numpy")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"parity": 1, "baselines": 1, "predictions": 1, "latency": 1}
+VERSIONS = {"parity": 2, "baselines": 1, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
 COMPARED = (
-    ("onnx", "pytorch"), ("fused", "onnx"), ("full onnx", "onnx"), ("int8", "onnx"), ("full int8", "full onnx"),
+    ("onnx", "pytorch"), ("fused", "onnx"), ("full onnx", "onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
+    ("full int8", "full onnx"),
 )  # fmt: skip
 
 
@@ -26,7 +30,7 @@ def systems(
     config: Config, teacher: Built, teacher_graphs: Built, student: Built, student_graphs: Built
 ) -> list[tuple[System, Built]]:
     """Return the models of the table, the teacher in PyTorch first, each with the stage that made it."""
-    precisions = [("fp32", FP32)] + ([("int8", INT8)] if isinstance(config.quantize, Int8) else [])
+    precisions = [("fp32", FP32)] + ([("int8", served_int8(abilities()))] if isinstance(config.quantize, Int8) else [])
     teacher_size, student_size = models.count_parameters(teacher.folder), models.count_parameters(student.folder)
     length = config.teacher.max_length
     found = [(System("teacher", "pytorch", "fp32", teacher.folder, None, length, teacher_size), teacher)]
@@ -52,7 +56,8 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
 
         records = RankingData.open(data.folder)
         split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
-        files = {"onnx": FP32, "fused": FUSED, "int8": INT8, "full onnx": FULL, "full int8": FULL_INT8}
+        files = {"onnx": FP32, "fused": FUSED, "int8": INT8, "int8 avx2": INT8_AVX2}
+        files |= {"full onnx": FULL, "full int8": FULL_INT8}
         forms = {"pytorch": System(name, "pytorch", "fp32", model.folder, None, max_length, 0)}
         for form, file in files.items():
             if (graphs.folder / file).is_file():
@@ -87,6 +92,7 @@ def predictions(store: Store, config: Config, data: Built, system: System, made:
         "split": config.measure.split,
         "engine": system.engine,
         "precision": system.precision,
+        "graph": system.graph.name if system.graph else None,
         "max_length": system.max_length,
     }
     libraries = RUNTIME if system.graph else ("torch", "transformers")
@@ -116,6 +122,7 @@ def latency(store: Store, config: Config, data: Built, systems: Sequence[tuple[S
         "threads": _threads(config),
         "seed": config.seed,
         "max_lengths": [system.max_length for system, _ in systems],
+        "graphs": [system.graph.name if system.graph else None for system, _ in systems],
     }
     inputs = {"data": data.key} | {system.name: made.key for system, made in systems}
     libraries = (*RUNTIME, "torch", "transformers")
@@ -136,6 +143,67 @@ def latency(store: Store, config: Config, data: Built, systems: Sequence[tuple[S
         )
 
     return store.get(stage, build)
+
+
+def golden(store: Store, config: Config, data: Built, student: Built, graphs: Built) -> Built:
+    """Return real and odd pairs with the tokens and scores that every copy of the student must give."""
+    variants = _exact(graphs)
+    options = _list_options(config) | {"variants": [variant.name for variant in variants]}
+    inputs = {"data": data.key, "graphs": graphs.key}
+    stage = Stage("golden", VERSIONS["golden"], options, inputs, libraries=RUNTIME, title="golden pairs")
+
+    def build(out: Path) -> None:
+        from export.measure import golden as golden_
+
+        records = RankingData.open(data.folder)
+        split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
+        golden_.write(
+            list(records.lists(split)),
+            student.folder,
+            graphs.folder,
+            variants,
+            max_length=config.student.max_length,
+            seed=config.seed,
+            out=out,
+        )
+
+    return store.get(stage, build)
+
+
+def serving(store: Store, config: Config, data: Built, student: Built, graphs: Built) -> Built:
+    """Return whether the student's scores depend on their batch, and the batch that is fastest where they do not."""
+    variants = _exact(graphs)
+    options = _list_options(config) | {"variants": [variant.name for variant in variants], "threads": _threads(config)}
+    inputs = {"data": data.key, "graphs": graphs.key}
+    stage = Stage("serving", VERSIONS["serving"], options, inputs, libraries=RUNTIME, host=describe_host())
+
+    def build(out: Path) -> None:
+        from export.measure import serving as serving_
+
+        records = RankingData.open(data.folder)
+        split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
+        serving_.write(
+            list(records.lists(split)),
+            student.folder,
+            graphs.folder,
+            variants,
+            max_length=config.student.max_length,
+            threads=_threads(config),
+            out=out,
+        )
+
+    return store.get(stage, build)
+
+
+def _list_options(config: Config) -> dict[str, Any]:
+    """Return what the dev lists that the student is shown depend on."""
+    return {"max_length": config.student.max_length, "queries": config.measure.parity_queries, "seed": config.seed}
+
+
+def _exact(graphs: Built) -> list[Offered]:
+    """Return the variants that this processor computes without saturation."""
+    has = abilities()
+    return [variant for variant in offered(graphs.folder) if variant.is_exact(graphs.folder, has)]
 
 
 def _threads(config: Config) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
-from distill.stages import hash_file, hash_files
+from distill.stages import hash_files
+from export.runtime.untrusted import hash_file
 
 PACKAGE = "package:"
 WEIGHTS = "model.safetensors"

@@ -16,7 +16,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
     Args:
         config: the validated configuration.
-        folder: the run's folder; run.json, config.yaml, tradeoff.json and report.html are written to it.
+        folder: the run's folder; run.json, config.yaml, tradeoff.json, report.html, evaluation.json.gz and bundle/ are
+            written to it.
         overrides: what the command line changed, for run.json.
 
     Returns:
@@ -49,4 +50,6 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
         for system, made in systems
     ]
     latency = run_.keep("latency", measuring.latency(store, config, data, systems))
+    for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
+        run_.keep(name, measure(store, config, data, student, student_graphs))
     return run_.finish(Measured(data, systems, predictions, baselines, latency, parity))

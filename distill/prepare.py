@@ -42,8 +42,21 @@ def locate(data: Data) -> Source:
     return _hub(data)
 
 
+def templates(data: Data) -> dict[str, str]:
+    """Return how a query's and an item's text are put together, for those who have to do the same in production."""
+    if isinstance(data, SlateData):
+        what = "title (year) genres" if isinstance(data, MovieLensData) else "title text"
+        query = f"profile. liked: title; title (the {data.liked_titles} liked last, newest first)"
+        return {"query": query, "item": what}
+    if isinstance(data, BeirData):
+        return {"query": "text", "item": "title text"}
+    assert isinstance(data, HubData)
+    columns = dict(data.columns)
+    return {"query": columns["query"], "item": columns.get("items") or columns["positive"]}
+
+
 def _options(data: Data) -> dict[str, Any]:
-    return {name: value for name, value in asdict(data).items() if name != "path"}
+    return {name: value for name, value in asdict(data).items() if name not in ("path", "licence")}
 
 
 def _events(data: SlateData) -> Source:

@@ -15,17 +15,20 @@ from typing import Any
 import yaml
 
 from distill import baselines as baselines_
-from distill import ranks
+from distill import prepare, ranks
 from distill.records import RankingData
 from distill.schema import Config
 from distill.stages import Built
+from export import bundle as bundle_
 from export.files import write_atomic
 from export.host import describe_host, versions
+from export.measure import evaluation
 from export.measure import latency as latency_
 from export.measure import parity as parity_
 from export.measure import predictions as predictions_
 from export.measure.systems import System
 from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
+from export.runtime.manifest import EVALUATION
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ class Run:
         write_atomic(self.folder / "tradeoff.json", text + "\n")
         write_report(tradeoff, self.folder / "report.html")
         self._write("finished")
+        bundle_.write_bundle(self.folder, self.folder / "bundle")
         return tradeoff
 
     def _tradeoff(self, measured: Measured) -> dict[str, Any]:
@@ -126,12 +130,31 @@ class Run:
             candidates.append(Candidate(name, engine, precision, scores))
         bootstrap = Bootstrap(measure.confidence, measure.resamples, self.config.seed)
         relevant = int(records.summary["relevant"])
+        timed_split = split.sample(measure.latency_queries, self.config.seed)
+        ids = records.queries.ids()
+        about = {"dataset": records.summary["name"], "fingerprint": measured.data.key, "split": measure.split}
+        evaluation.write(
+            self.folder / EVALUATION,
+            candidates,
+            split.grade,
+            split.offsets,
+            relevant,
+            [ids[row] for row in split.query],
+            [ids[row] for row in timed_split.query],
+            about,
+        )
         rows, comparisons = tradeoff_rows(candidates, split.grade, split.offsets, relevant, bootstrap)
         timed = samples[measured.systems[0][0].name]
         return {
             "format": FORMAT,
             "experiment": self.config.name,
             "dataset": records.summary["name"],
+            "fingerprint": measured.data.key,
+            "licences": {
+                "data": self.config.data.licence or records.summary.get("licence"),
+                "teacher": self.config.teacher.licence,
+            },
+            "templates": prepare.templates(self.config.data),
             "split": measure.split,
             "queries": len(split.query),
             "pairs": split.pairs,

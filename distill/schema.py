@@ -14,6 +14,7 @@ class Data:
     """A data set; each kind adds its own options."""
 
     kind: str = MISSING
+    licence: str | None = None  # a note for those who receive the bundle; shapes nothing
     seed: int = 0  # of the split and the candidates, apart from the training's seed
 
 
@@ -98,6 +99,7 @@ class Teacher:
     model: str = MISSING
     sha256: str | None = None
     max_length: int = 128
+    licence: str | None = None  # a note for those who receive the bundle; shapes nothing
 
 
 @dataclass

@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,8 @@ from filelock import FileLock, Timeout
 
 from distill import ranks
 from distill.errors import StoreError
+from export.files import publish_folder
+from export.runtime.untrusted import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Store:
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         (work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        publish(work, self.root / stage.key)
+        publish_folder(work, self.root / stage.key)
         ranks.wait()
         log.info("%s: made %s in %.1f s", stage.title or stage.name, stage.key, seconds)
         return Built(stage.key, self.root / stage.key, seconds, reused=False)
@@ -216,24 +217,6 @@ class Store:
         return True
 
 
-def publish(work: Path, final: Path) -> None:
-    """Make a finished folder appear whole or not at all: fsync what is in it, rename it, fsync its parent."""
-    for path in [*work.rglob("*"), work]:
-        if path.is_file() or path.is_dir():
-            _fsync(path)
-    work.rename(final)
-    _fsync(final.parent)
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def hash_files(paths: Sequence[Path]) -> dict[str, str]:
     """Return the sha256 of each existing file by its name."""
     return {path.name: hash_file(path) for path in sorted(paths) if path.is_file()}
@@ -248,11 +231,3 @@ def _clear(folder: Path, keep: str) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

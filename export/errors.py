@@ -11,3 +11,7 @@ class GraphError(UserError):
 
 class ModelError(UserError):
     """A model folder cannot be used as a ranker."""
+
+
+class BundleError(UserError):
+    """A bundle is not whole, not safe, or not a bundle."""

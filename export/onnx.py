@@ -15,8 +15,8 @@ from optimum.exporters.tasks import TasksManager
 
 from export.cls_only import load_ranker
 from export.errors import GraphError
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, NodeCounts, count_nodes
-from export.quantize import quantize_graph
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, NodeCounts, count_nodes
+from export.quantize import quantize_graph, reduce_saturating, saturating
 
 
 def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, int8: Mapping[str, bool] | None) -> None:
@@ -53,8 +53,12 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, int
     if int8 is not None:
         for name, quantized, short in plain:
             found.append((quantized, "int8", short, quantize_graph(out / name, out / quantized, **int8)))
+        narrow = reduce_saturating(out / FP32, out / INT8, out / INT8_AVX2, per_channel=int8["per_channel"])
+        found.append((INT8_AVX2, "int8", cls_only, narrow))
     rows = [
-        {"file": name, "precision": precision, "cls_only": short} | counts.as_dict()
+        {"file": name, "precision": precision, "cls_only": short}
+        | counts.as_dict()
+        | {"saturating": len(saturating(out / name))}
         for name, precision, short, counts in found
     ]
     (out / "graphs.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from distill.data import events
 from distill.data.events import Events, columns_of, read_rows
 from distill.data.files import lines, number
 from distill.errors import DataError
-from distill.stages import hash_file
+from export.runtime.untrusted import hash_file
 
 log = logging.getLogger(__name__)
 

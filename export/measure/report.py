@@ -28,6 +28,11 @@ MARKERS = {("pytorch", "fp32"): "o", ("onnxruntime", "fp32"): "s", ("onnxruntime
 INK, MUTED, GRID, TEACHER, STUDENT, OTHER = (f"#00000{i}" for i in range(1, 7))
 STYLE_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", TEACHER: "teacher", STUDENT: "student", OTHER: "other"}
 
+FILE_COLOURS = {
+    "ink": "#16202b", "muted": "#566473", "grid": "#e3e7ec", "teacher": "#a8480a", "student": "#0b62bd",
+    "other": "#5d4b9c",
+}  # fmt: skip
+
 Row = Mapping[str, Any]
 Point = tuple[float, float]  # right and up, in points
 Box = tuple[float, float, float, float]  # left, bottom, right, top
@@ -96,6 +101,16 @@ def quality_plot(rows: Sequence[Row], size: tuple[int, int], prefix: str) -> str
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     label = "nDCG@10 against the median latency of a query, by model; the same numbers stand in the table below"
     return _inline_svg(file.getvalue(), prefix, label)
+
+
+def plot_file(rows: Sequence[Row]) -> str:
+    """Draw quality against latency as an SVG file of its own, in light colours; empty if nothing was timed."""
+    width, height = PLOT_SIZES["wide"]
+    svg = quality_plot(rows, (width, height), "plot")
+    for variable, colour in FILE_COLOURS.items():
+        svg = svg.replace(f"var(--{variable})", colour)
+    style = f'width="{width}" height="{height}" style="background: #fff" font-family="sans-serif"'
+    return svg.replace("<svg", f"<svg {style}", 1) + "\n" if svg else ""
 
 
 def _draw_axes(axes: Any, points: Sequence[Row], lines: Sequence[Row]) -> None:

@@ -43,6 +43,7 @@ class PairEncoder:
         if probe.type_ids != types:
             raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
         self._tokenizer = tokenizer
+        self._serial = False
         self.cls, self.sep = probe.ids[0], probe.ids[-1]
         self.max_length = max_length
 
@@ -68,9 +69,15 @@ class PairEncoder:
         Returns:
             One int32 [tokens] a text.
         """
-        return [
-            np.array(e.ids, dtype=np.int32) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
+        if self._serial:
+            encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def forked(self) -> None:
+        """Tokenise one text at a time from now on: the tokenizer's threads stayed in the parent process."""
+        self._serial = True
 
     def join(self, query: Int32, item: Int32) -> tuple[Int64, Int64]:
         """Join the ids of a query and an item into a pair's inputs.
@@ -78,7 +85,9 @@ class PairEncoder:
         Returns:
             input_ids int64 [tokens], token_type_ids int64 [tokens].
         """
-        left, right = (int(n) for n in kept_lengths(len(query), len(item), self.max_length - SPECIAL))
+        left, right, room = len(query), len(item), self.max_length - SPECIAL
+        if left + right > room:
+            left, right = (int(n) for n in kept_lengths(left, right, room))
         ids = np.empty(left + right + SPECIAL, dtype=np.int64)
         ids[0] = self.cls
         ids[1 : left + 1] = query[:left]
@@ -88,6 +97,20 @@ class PairEncoder:
         types = np.zeros(len(ids), dtype=np.int64)
         types[left + 2 :] = 1
         return ids, types
+
+    def equal(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:
+        """Join pairs of one length, so that nothing is padded.
+
+        Returns:
+            input_ids, token_type_ids, attention_mask: int64 [pairs, tokens].
+        """
+        if len(queries) == 1:
+            ids, types = self.join(queries[0], items[0])
+            ids, types = ids[None], types[None]
+        else:
+            joined = [self.join(q, i) for q, i in zip(queries, items, strict=True)]
+            ids, types = np.stack([i for i, _ in joined]), np.stack([t for _, t in joined])
+        return {"input_ids": ids, "token_type_ids": types, "attention_mask": np.ones(ids.shape, dtype=np.int64)}
 
     def batch(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:
         """Join pairs and pad them to the longest.

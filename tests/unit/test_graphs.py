@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 from export.errors import GraphError, ModelError
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, count_nodes
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
 from export.measure.systems import System
 from export.onnx import export_graph, fuse_graph, write_graphs
-from export.quantize import quantize_graph
+from export.quantize import quantize_graph, saturating
 from export.runtime.scorer import BatchScorer, PairScorer
 from export.runtime.tokens import PairEncoder
 from tests.conftest import THINGS, WORDS
@@ -83,7 +83,7 @@ def test_fp32_graphs_equal_pytorch_on_text(checkpoint, graphs, lists):
 
 def test_counts_are_what_the_layers_ask_for(graphs):
     counts = {row["file"]: row for row in json.loads((graphs / "graphs.json").read_text())}
-    assert set(counts) == {FP32, FULL, FUSED, INT8, FULL_INT8}
+    assert set(counts) == {FP32, FULL, FUSED, INT8, INT8_AVX2, FULL_INT8}
     products = 6 * LAYERS + 2  # query, key, value, output and two feed-forward ones a layer; pooler and classifier
     assert counts[FP32]["left_fp32"] == products
     assert counts[INT8]["quantized"] == products
@@ -131,6 +131,45 @@ def test_reduce_range_keeps_weights_within_seven_bits(graphs, tmp_path):
     ]
     assert weights
     assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
+
+
+def matrices(graph):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    used = {node.input[1] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: stored[name] for name in used}, stored
+
+
+def worst_sums(weights):
+    """The furthest 16-bit sums of two neighbouring products, by brute force over activations that make them."""
+    sums = []
+    for k in range(0, len(weights) - 1, 2):
+        for a in (0, 255):
+            for b in (0, 255):
+                sums.append(a * weights[k].astype(int) + b * weights[k + 1].astype(int))
+    return np.min(sums), np.max(sums)
+
+
+def test_no_sum_of_the_avx2_graph_leaves_16_bits_and_no_other_weight_changes(graphs):
+    full, everything = matrices(graphs / INT8)
+    narrow, stored = matrices(graphs / INT8_AVX2)
+    risky = {name for name, w in full.items() if worst_sums(w)[0] < -(1 << 15) or worst_sums(w)[1] > (1 << 15) - 1}
+    assert risky == set(saturating(graphs / INT8))
+    assert risky  # else this says nothing
+    for name, weights in narrow.items():
+        low, high = worst_sums(weights)
+        assert -(1 << 15) <= low <= high <= (1 << 15) - 1, name
+    changed = {name for name, value in stored.items() if not np.array_equal(value, everything[name])}
+    assert changed == risky | {name.replace("_quantized", "_scale") for name in risky}
+
+
+def test_a_graph_that_cannot_saturate_stays_as_it_is(graphs, tmp_path):
+    write = {"per_channel": False, "reduce_range": True}
+    quantize_graph(graphs / FP32, tmp_path / "seven.onnx", **write)
+    assert saturating(tmp_path / "seven.onnx") == []
 
 
 def test_no_items_give_no_scores(checkpoint, graphs):

@@ -1,0 +1,138 @@
+"""The `ranker` command: what is done with a finished bundle. Needs no training stack, but for `bundle`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.errors import UserError
+
+app = typer.Typer(
+    help="Make, check and run the bundle of a distilled ranker.", no_args_is_help=True, add_completion=True,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+Folder = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
+VariantName = Annotated[
+    str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell a mistake in one line and end with code 2: nothing was found out."""
+    try:
+        yield
+    except UserError as error:
+        typer.secho(f"ranker: {error}", err=True, fg="red")
+        raise typer.Exit(2) from error
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: nothing to tell
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; a bundle there is replaced.")],
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Ed25519 private key (PEM) to sign the bundle with.")
+    ] = None,
+) -> None:
+    """Make the bundle of a run: `distill` does this at the end of each."""
+    from export.extras import require
+
+    require("train", "jinja2", "matplotlib")
+    from export.bundle import write_bundle
+
+    with _told():
+        write_bundle(run, output, sign)
+    typer.echo(str(output))
+
+
+@app.command()
+def verify(
+    bundle: Folder,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Graph whose scores are checked; several times for several.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Ed25519 public key (PEM) that must have signed it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell only what is wrong.")] = False,
+) -> None:
+    """Check a bundle on this machine: files, manifest, graphs, tokenizer, scores.
+
+    Ends with 0 if all is well, 1 if something is wrong, 2 if it could not be checked.
+    """
+    from export.verify import verify as findings_of
+
+    wrong = 0
+    with _told():
+        for finding in findings_of(bundle, variant or (), key):
+            wrong += not finding.ok
+            if not (quiet and finding.ok):
+                typer.secho(
+                    f"{'ok   ' if finding.ok else 'WRONG'} {finding.what}: {finding.detail}",
+                    fg=None if finding.ok else "red",
+                )
+    if wrong:
+        typer.secho(f"{bundle} is not to be used: {wrong} finding{'s' if wrong > 1 else ''}", err=True, fg="red")
+        raise typer.Exit(1)
+
+
+@app.command()
+def rank(
+    bundle: Folder,
+    query: Annotated[str, typer.Option("--query", "-q", help="Text of the query.", show_default=False)],
+    items: Annotated[
+        Path | None, typer.Argument(help="File with one item a line; without it, standard input.", show_default=False)
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="How many to print; without it, all.")] = None,
+    variant: VariantName = None,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line: index, score, item.")] = False,
+) -> None:
+    """Rank items, one a line, for a query: best first."""
+    from export.runtime.ranker import Ranker
+
+    with _told():
+        texts = _read_items(items)
+        with Ranker.load(bundle, variant=variant, threads=threads) as ranker:
+            for index, score in ranker.rank(query, texts, top):
+                if as_json:
+                    typer.echo(json.dumps({"index": index, "score": score, "item": texts[index]}, ensure_ascii=False))
+                else:
+                    typer.echo(f"{score:8.4f}  {texts[index]}")
+
+
+def _read_items(path: Path | None) -> list[str]:
+    if path is None and sys.stdin.isatty():
+        typer.secho("items, one a line; end with Ctrl-D", err=True, dim=True)
+    try:
+        content = sys.stdin.buffer.read() if path is None else path.read_bytes()
+        lines = [line.rstrip("\r") for line in content.decode("utf-8").split("\n")]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path or 'standard input'}: not UTF-8 text ({error.reason}); convert it") from error
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"{path or 'standard input'}: no items; give one a line")
+    return found
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

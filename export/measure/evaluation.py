@@ -1,0 +1,62 @@
+"""What was measured query by query, so that another model can be compared with this one in pairs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.files import write_atomic
+from export.measure.quality import ranking_metrics
+from export.measure.tradeoff import Candidate, finite
+
+DIGITS = 6
+
+
+def write(
+    path: Path,
+    candidates: Sequence[Candidate],
+    grades: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    relevant: int,
+    queries: Sequence[str],
+    timed: Sequence[str],
+    about: Mapping[str, Any],
+) -> None:
+    """Write a compressed JSON file; the same content gives the same bytes.
+
+    Args:
+        path: of the file.
+        candidates: the models of the table, in its order.
+        grades: int32 [pairs].
+        offsets: int64 [queries + 1].
+        relevant: least grade that is relevant in MRR and MAP.
+        queries: ids of the queries that quality was measured on.
+        timed: ids of the queries that were timed.
+        about: what else identifies the measurement (data set, fingerprint, split).
+    """
+    models = []
+    for candidate in candidates:
+        metrics = ranking_metrics(candidate.scores, grades, offsets, relevant)
+        row: dict[str, Any] = {
+            "model": candidate.model,
+            "engine": candidate.engine,
+            "precision": candidate.precision,
+            "quality": {name: values.round(DIGITS).tolist() for name, values in metrics.items()},
+        }
+        if candidate.latency is not None:
+            row["wall_ms"], row["cpu_ms"] = candidate.latency.wall_ms.tolist(), candidate.latency.cpu_ms.tolist()
+        models.append(row)
+    content = {**about, "queries": list(queries), "timed_queries": list(timed), "models": models}
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what `write` stored; a metric that a query does not have is None."""
+    return dict(json.loads(gzip.decompress(path.read_bytes())))

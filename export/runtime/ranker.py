@@ -1,0 +1,203 @@
+"""The ranker of a bundle: what a serving program holds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from export.errors import BundleError
+from export.runtime.kept_tokens import KeptTokens
+from export.runtime.manifest import TOKENIZER, Manifest, Variant
+from export.runtime.scorer import Float32, PairScorer
+from export.runtime.threads import available_cores
+from export.runtime.tokens import PairEncoder
+from export.runtime.untrusted import hash_file
+
+KEEP_MB = 32.0  # of items' tokens: about 50,000 product titles
+
+
+class Ranked(NamedTuple):
+    """An item of an answer: its position in the request, and its score (a raw logit, higher is better)."""
+
+    index: int  # type: ignore[assignment]  # the field's usual name; nobody asks a tuple where a value is
+    score: float
+
+
+class Ranker:
+    """Scores (query, item) pairs with a bundle's graph.
+
+    Any number of threads may call it at once; after a fork each process loads a graph of its own. A pair's score is
+    bitwise the same alone, in any list, in any order, at any number of threads. Use as a context manager, or close it.
+
+    Args:
+        manifest: of the bundle.
+        variant: the graph to run.
+        threads: that score at once.
+        keep_mb: memory for tokens of texts seen before, in 10^6 bytes.
+
+    Raises:
+        BundleError: if the graph or the tokenizer is not the file that the manifest tells of.
+        ModelError: if onnxruntime or tokenizers cannot load them.
+    """
+
+    def __init__(self, manifest: Manifest, variant: Variant, threads: int, keep_mb: float = KEEP_MB) -> None:
+        self.manifest, self.variant, self.threads = manifest, variant, threads
+        self._check(TOKENIZER)
+        self._encoder = PairEncoder.load(manifest.folder, manifest.max_length)
+        self._tokens = KeptTokens(self._encoder.ids, int(keep_mb * 1e6))
+        self._scorer: PairScorer | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._open()
+        _alive.add(self)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        threads: int | None = None,
+        keep_mb: float = KEEP_MB,
+    ) -> Ranker:
+        """Load a bundle.
+
+        Args:
+            path: the bundle's folder.
+            variant: name of one of its graphs; None for the one that its manifest has for this processor.
+            threads: that score at once; None for every core that this process may use.
+            keep_mb: memory for tokens of texts seen before, in 10^6 bytes; 0 keeps none.
+
+        Raises:
+            BundleError: if it is no bundle, or a file is not the one that its manifest tells of.
+            ModelError: if onnxruntime or tokenizers cannot load it.
+            ValueError: if threads < 1 or keep_mb < 0.
+        """
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads}: at least 1")
+        if keep_mb < 0:
+            raise ValueError(f"keep_mb={keep_mb}: at least 0")
+        manifest = Manifest.read(Path(path))
+        return cls(manifest, manifest.variant(variant), threads or available_cores(), keep_mb)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Float32:
+        """Score pairs of a query and an item.
+
+        Args:
+            pairs: (query, item) texts; the texts' form is the manifest's `templates`.
+
+        Returns:
+            Raw logits, float32 [pairs]: higher is better, comparable within a query.
+
+        Raises:
+            TypeError: if a text is no str.
+            RuntimeError: if the ranker is closed.
+        """
+        queries, items = [query for query, _ in pairs], [item for _, item in pairs]
+        scorer = self._ready()
+        tokens = self._tokens.ids(_texts([*queries, *items]))
+        return scorer.score_tokens(tokens[: len(queries)], tokens[len(queries) :])
+
+    def rank(self, query: str, items: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+        """Rank a query's items, best first; of equal scores the earlier item.
+
+        Args:
+            query: text of the query.
+            items: texts of the items.
+            top_k: how many to return; None for all.
+
+        Raises:
+            TypeError: if a text is no str.
+            ValueError: if top_k < 0.
+            RuntimeError: if the ranker is closed.
+        """
+        if top_k is not None and top_k < 0:
+            raise ValueError(f"top_k={top_k}: at least 0")
+        scores = self.score_items(query, items)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Ranked(int(index), float(scores[index])) for index in order]
+
+    def score_items(self, query: str, items: Sequence[str]) -> Float32:
+        """Score a query's items; as `score`, with one query.
+
+        Returns:
+            Raw logits, float32 [items].
+        """
+        scorer = self._ready()
+        tokens = self._tokens.ids(_texts([query, *items]))
+        return scorer.score_tokens([tokens[0]] * len(items), tokens[1:])
+
+    def close(self) -> None:
+        """End the threads and give back the graph; closing twice does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._scorer is not None:
+                self._scorer.close()
+                self._scorer = None
+
+    def __enter__(self) -> Ranker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ready(self) -> PairScorer:
+        scorer = self._scorer
+        if scorer is None:  # closed, or this process was forked
+            with self._lock:
+                scorer = self._scorer or self._open()
+        return scorer
+
+    def _open(self) -> PairScorer:
+        if self._closed:
+            raise RuntimeError("this ranker is closed")
+        self._check(self.variant.file)
+        graph = self.manifest.folder / self.variant.file
+        self._scorer = PairScorer(graph, self._encoder, self.threads, self.variant.batch)
+        return self._scorer
+
+    def _check(self, name: str) -> None:
+        """Compare a file with the manifest, so that neither a damaged nor another bundle's file is ever served."""
+        path = self.manifest.folder / name
+        digest, size = self.manifest.file(name)
+        try:
+            same = path.stat().st_size == size and hash_file(path) == digest
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}; run: ranker verify {self.manifest.folder}") from error
+        if not same:
+            raise BundleError(f"{path} is not the file of its manifest; run: ranker verify {self.manifest.folder}")
+
+    def _forked(self) -> None:
+        """Let go of threads that stayed in the parent, and of locks that they may have held."""
+        self._lock = threading.Lock()
+        self._scorer = None
+        self._encoder.forked()
+        self._tokens.forked()
+
+
+_alive: weakref.WeakSet[Ranker] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for ranker in list(_alive):
+        ranker._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _texts(texts: list[str]) -> list[str]:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a {type(text).__name__}: {text!r:.40}; queries and items are str")
+    return texts

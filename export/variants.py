@@ -1,0 +1,65 @@
+"""The graphs that a bundle offers, by what a processor can do; names follow sentence-transformers' convention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.graph import EXACT_INT8, FP32, INT8, INT8_AVX2
+from export.runtime.manifest import FP32 as PLAIN
+from export.runtime.manifest import GRAPHS
+from export.runtime.processor import meets
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A graph as a bundle offers it.
+
+    Attributes:
+        name: in the manifest, and in the file's name.
+        graph: file among a checkpoint's graphs.
+        precision: "fp32" or "int8".
+        processors: architecture and flags, one of which a processor must have; empty for all.
+    """
+
+    name: str
+    graph: str
+    precision: str
+    processors: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """Path inside the bundle."""
+        return f"{GRAPHS}/model.onnx" if self.name == PLAIN else f"{GRAPHS}/model_{self.name}.onnx"
+
+    def saturates(self, graphs: Path) -> bool:
+        """Return whether weights are too large for the 16-bit sums of processors without VNNI."""
+        rows = json.loads((graphs / "graphs.json").read_text(encoding="utf-8"))
+        return any(row["saturating"] > 0 for row in rows if row["file"] == self.graph)
+
+    def is_exact(self, graphs: Path, has: Iterable[str]) -> bool:
+        """Return whether a processor with these abilities computes it without saturation."""
+        return not self.saturates(graphs) or meets(EXACT_INT8, has)
+
+
+# the one to prefer first
+OFFERED = (
+    Offered("qint8_avx512_vnni", INT8, "int8", ("avx512_vnni", "avx_vnni")),
+    Offered("qint8_avx2", INT8_AVX2, "int8", ("x86_64",)),
+    Offered("qint8_arm64", INT8, "int8", ("arm64",)),
+    Offered(PLAIN, FP32, "fp32", ()),
+)
+
+
+def offered(graphs: Path) -> list[Offered]:
+    """Return what can be offered of a checkpoint's graphs."""
+    return [variant for variant in OFFERED if (graphs / variant.graph).is_file()]
+
+
+def served_int8(has: Iterable[str]) -> str:
+    """Return which int8 graph a processor with these abilities is measured and served with."""
+    abilities = frozenset(has)
+    suited = [each.graph for each in OFFERED if each.precision == "int8" and meets(each.processors, abilities)]
+    return suited[0] if suited else INT8_AVX2
