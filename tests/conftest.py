@@ -87,3 +87,14 @@ def beir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("beir") / "things"
     write_beir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory, beir, encoder) -> Path:
+    """The bundle of a small experiment; tests that change something change a copy."""
+    from tests.integration.commands import distill, newest_run, small
+
+    folder = tmp_path_factory.mktemp("bundle")
+    done = distill(*small(beir, encoder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return newest_run(folder) / "bundle"
