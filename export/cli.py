@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,6 +111,66 @@ def rank(
                     typer.echo(json.dumps({"index": index, "score": score, "item": texts[index]}, ensure_ascii=False))
                 else:
                     typer.echo(f"{score:8.4f}  {texts[index]}")
+
+
+@app.command()
+def bench(
+    bundle: Folder,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help='JSON Lines of {"query": ..., "items": [...]}; without it, its golden texts.'),
+    ] = None,
+    items: Annotated[int, typer.Option("--items", min=1, help="Items of a request made of golden texts.")] = 50,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Graph to time; several times for several.")
+    ] = None,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Time to spend, at least.")] = 10.0,
+    least: Annotated[int, typer.Option("--least", min=1, help="Requests of each graph, at least.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with host and versions.")] = False,
+) -> None:
+    """Time a bundle's graphs on this machine, interleaved, tokenisation included."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from export import bench as bench_
+    from export.host import describe_host, versions
+    from export.runtime.manifest import FP32, Manifest
+
+    with _told():
+        manifest = Manifest.read(bundle)
+        asked = bench_.read_requests(requests) if requests else bench_.golden_requests(bundle, items)
+        names = variant or list(dict.fromkeys([manifest.variant().name, FP32]))
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("time", total=1.0)
+            rows = bench_.bench(
+                bundle, asked, variants=names, threads=threads, seconds=seconds, least=least,
+                progress=lambda share: bar.update(task, completed=share),
+            )  # fmt: skip
+    host = describe_host()
+    if as_json:
+        told = {"host": host, "versions": versions(("rankdistill", "onnxruntime", "tokenizers", "numpy"))}
+        typer.echo(json.dumps(told | {"variants": [row.as_dict() for row in rows]}, indent=2))
+        return
+    _print_phases([row.as_dict() for row in rows])
+    typer.echo(
+        f"{rows[0].requests} requests, {rows[0].pairs} pairs each; {rows[0].threads} threads; {host['processor']}"
+    )
+
+
+def _print_phases(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    columns = ("load_ms", "first_ms", "p50_ms", "p95_ms", "p99_ms", "cpu_ms", "pairs_per_s")
+    table.add_column("variant")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(row["variant"], *(f"{row[column]:.{0 if column == 'pairs_per_s' else 1}f}" for column in columns))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _read_items(path: Path | None) -> list[str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from export.errors import ModelError
+from export.runtime.ascii_words import AsciiWords
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -44,6 +45,7 @@ class PairEncoder:
             raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
         self._tokenizer = tokenizer
         self._serial = False
+        self._words = AsciiWords.of(tokenizer)
         self.cls, self.sep = probe.ids[0], probe.ids[-1]
         self.max_length = max_length
 
@@ -69,10 +71,24 @@ class PairEncoder:
         Returns:
             One int32 [tokens] a text.
         """
-        if self._serial:
-            encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = [self._words.ids(text) for text in texts] if self._words else [None] * len(texts)
+        others = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        if not others:
+            return [ids for ids in found if ids is not None]
+        encoded = iter(self._encode(others))
+        return [next(encoded) if ids is None else ids for ids in found]
+
+    def _encode(self, texts: Sequence[str]) -> list[Int32]:
+        try:
+            if self._serial:
+                encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+            else:
+                encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):  # halves of surrogate pairs, which no file in UTF-8 can hold
+            whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+            if whole == list(texts):
+                raise
+            return self._encode(whole)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def forked(self) -> None:

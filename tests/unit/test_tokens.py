@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertTokenizerFast
 
 from distill.records import RankingData, RankingWriter
 from distill.tokens import PairTokens, TokenTable, length_sorted, write
 from export.errors import ModelError
+from export.runtime.ascii_words import AsciiWords
 from export.runtime.tokens import PairEncoder, kept_lengths
 
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(["red", "car", "blue", "x9", "東京", "🙂"]), max_size=30).map(
@@ -31,6 +34,86 @@ def test_join_equals_transformers_longest_first(encoder, reference, query, item,
     expected = reference([query], [item], truncation="longest_first", max_length=max_length)
     assert ids.tolist() == expected["input_ids"][0]
     assert types.tolist() == expected["token_type_ids"][0]
+
+
+ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz ABCXYZ 0123456789",
+    "".join(map(chr, range(128))),  # control characters and punctuation
+    "红蓝绿小大旧新 台灯。、「」ｆｕｌｌ１２",
+    "éàüßñøåçÉÀÜ İıſK naive",
+    "\u0300\u0301\u0323\u20dd e a o",  # combining marks
+    "🙂🚀❤️👨‍👩‍👧🇨🇳",
+    "اللغة עברית हिन्दी ไทย 한국어 にほんご",
+    "\u00a0\u2003\u200b\u200d\ufeff\u2028\x85\x00\x7f\ufffd \t\r\n",
+)
+WHOLE = ["[CLS]", "[SEP]", "[MASK]", "[UNK]", "[PAD]", "[sep]", "red", "car", "##s", "don't", "a-b", "x9"]
+
+
+def random_texts(count, seed):
+    rng = np.random.default_rng(seed)
+    texts = ["", " ", "\n", "[SEP]", "a" * 101, "red " * 25_000, "红" * 33_000, "\u0301" * 500, "a\u0301" * 20_000]
+    while len(texts) < count:
+        alphabet = list(ALPHABETS[rng.integers(len(ALPHABETS))])
+        mixed = list("".join(ALPHABETS)) if rng.random() < 0.2 else alphabet
+        parts = ["".join(rng.choice(mixed, rng.integers(0, 12))) for _ in range(rng.integers(0, 12))]
+        parts = [str(rng.choice(WHOLE)) if rng.random() < 0.1 else part for part in parts]
+        texts.append(str(rng.choice(["", " ", "  "])).join(parts))
+    return texts
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_ten_thousand_random_texts_have_the_tokens_of_transformers(encoder, tmp_path, lowercase):
+    reference = BertTokenizerFast(vocab_file=str(encoder / "vocab.txt"), do_lower_case=lowercase)
+    reference.save_pretrained(tmp_path)
+    texts = random_texts(10_000, seed=1)
+    queries = [texts[(n * 7919 + 1) % len(texts)] for n in range(len(texts))]
+    pair = PairEncoder.load(tmp_path, 64)
+    both = pair.ids([*queries, *texts])
+    expected = reference(queries, texts, truncation="longest_first", max_length=64)
+    for row, (query, item) in enumerate(zip(both[: len(texts)], both[len(texts) :], strict=True)):
+        ids, types = pair.join(query, item)
+        assert ids.tolist() == expected["input_ids"][row], (queries[row], texts[row])
+        assert types.tolist() == expected["token_type_ids"][row]
+
+
+def test_forked_processes_tokenise_the_same(encoder):
+    texts = random_texts(500, seed=2)
+    pair, forked = PairEncoder.load(encoder, 64), PairEncoder.load(encoder, 64)
+    forked.forked()
+    for one, other in zip(pair.ids(texts), forked.ids(texts), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+@settings(max_examples=500, deadline=None)
+def test_plain_ascii_has_the_tokenizers_own_ids(encoder, text):
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    found = AsciiWords.of(tokenizer).ids(text)
+    if found is not None:
+        assert found.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+    else:
+        assert any((ord(c) < 32 and c not in "\t\n\r") or c == "\x7f" for c in text) or "[" in text
+
+
+def test_only_bert_tokenizers_have_the_short_way(encoder):
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    assert AsciiWords.of(tokenizer) is not None
+    tokenizer.pre_tokenizer = Whitespace()
+    assert AsciiWords.of(tokenizer) is None
+
+
+def test_words_beyond_what_is_kept_are_asked_for_again(encoder, monkeypatch):
+    monkeypatch.setattr("export.runtime.ascii_words.MOST_WORDS", 3)
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    words = AsciiWords.of(tokenizer)
+    for text in ("red car", "blue boat and lamp", "red lamp", "old chair table red") * 3:
+        assert words.ids(text).tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_half_a_surrogate_pair_is_no_crash(encoder):
+    pair = PairEncoder.load(encoder, 64)
+    lone, replaced = pair.ids(["red \ud800 car", "red \ufffd car"])
+    np.testing.assert_array_equal(lone, replaced)
 
 
 def test_kept_lengths_equal_the_tokenizer_for_every_small_case(reference):
