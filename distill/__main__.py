@@ -1,11 +1,14 @@
 """The doors of the commands: they say which extra is missing before anything of it is imported."""
 
+import sys
+
+from export.errors import UserError
 from export.extras import require
 
 
 def main() -> None:
     """Run the `distill` command."""
-    require("train", "hydra", "omegaconf", "torch", "transformers", "datasets", "optimum", "onnx", "rich")
+    _require("hydra", "omegaconf", "torch", "transformers", "datasets", "optimum", "onnx", "rich")
     from distill import cli
 
     cli.main()
@@ -13,10 +16,17 @@ def main() -> None:
 
 def store() -> None:
     """Run the `distill-store` command."""
-    require("train", "filelock", "rich")
+    _require("filelock", "rich")
     from distill import store_cli
 
     store_cli.app()
+
+
+def _require(*modules: str) -> None:
+    try:
+        require("train", *modules)
+    except UserError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from export import signature
 from export.errors import UserError
-from export.files import publish_folder
+from export.files import folder_beside, publish_folder
 from export.measure import golden, serving
 from export.runtime.manifest import (
     CARD,
@@ -73,7 +74,7 @@ class Sources:
         """
         if not (run / "run.json").is_file():
             raise UserError(f"{run} is no run: it has no run.json")
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = _read_record(run / "run.json", "status", "stages")
         if record["status"] != "finished":
             raise UserError(f"{run} is not finished; give its command again")
         stages = {}
@@ -82,7 +83,7 @@ class Sources:
             if not stages[role].is_dir():
                 raise UserError(f"{run}: its stage {role} is not there any more; give the run's command again")
         return cls(
-            tradeoff=json.loads((run / "tradeoff.json").read_text(encoding="utf-8")),
+            tradeoff=_read_record(run / "tradeoff.json", "experiment", "config", "rows", "stages"),
             evaluation=run / EVALUATION,
             student=stages["student"],
             graphs=stages["student graphs"],
@@ -103,21 +104,26 @@ def write_bundle(run: Path, out: Path, key: Path | None = None) -> None:
         UserError: if the run is not finished, or `out` is something else than a bundle.
     """
     sources = Sources.of(run)
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and no bundle; name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.parent / f".{out.name}.{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        work.mkdir()
-        _write(sources, work)
-        if key is not None:
-            (work / SIGNATURE).write_bytes(signature.sign((work / SUMS).read_bytes(), key))
-        publish_folder(work, out, replace=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        final = out.resolve()  # where a link leads to is replaced, not the link
+        if final.exists() and not _is_replaceable(final):
+            raise UserError(f"{out} is there and no bundle; name another folder")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with folder_beside(final) as work:
+            _write(sources, work)
+            if key is not None:
+                (work / SIGNATURE).write_bytes(signature.sign((work / SUMS).read_bytes(), key))
+            publish_folder(work, final, replace=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        raise UserError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Return whether it is a bundle, whole or not, or empty: other things have a manifest.json too."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or {MANIFEST, SUMS, GRAPHS} <= names
 
 
 def sums_of(folder: Path) -> str:
@@ -159,12 +165,16 @@ def _write(sources: Sources, work: Path) -> None:
 
 def _write_checkpoint(sources: Sources, work: Path) -> None:
     """Write the files that make the folder a checkpoint of transformers and a CrossEncoder of sentence-transformers."""
-    for name in (WEIGHTS, TOKENIZER, *TOKENIZER_FILES):
+    for name in (WEIGHTS, *TOKENIZER_FILES):
         if (sources.student / name).is_file():
             shutil.copyfile(sources.student / name, work / name)
     if not (work / "special_tokens_map.json").is_file():
         _write_json(work / "special_tokens_map.json", SPECIAL_TOKENS)
     length = _max_length(sources)
+    tokenizer = Tokenizer.from_file(str(sources.student / TOKENIZER))
+    tokenizer.enable_truncation(length)  # for programs that read nothing but tokenizer.json; longest first
+    tokenizer.no_padding()
+    tokenizer.save(str(work / TOKENIZER), pretty=False)
     config = _read_json(sources.student / "config.json")
     config["sentence_transformers"] = {"activation_fn": IDENTITY}
     _write_json(work / "config.json", config)
@@ -290,6 +300,16 @@ def _key(work: Path, variants: list[Offered], max_length: int) -> str:
 
 def _max_length(sources: Sources) -> int:
     return int(sources.tradeoff["config"]["student"]["max_length"])
+
+
+def _read_record(path: Path, *names: str) -> dict[str, Any]:
+    try:
+        content = _read_json(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; give the run's command again") from error
+    if missing := [name for name in names if name not in content]:
+        raise UserError(f"{path} lacks {missing[0]}; give the run's command again")
+    return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:

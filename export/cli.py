@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -49,10 +50,10 @@ def bundle(
     """Make the bundle of a run: `distill` does this at the end of each."""
     from export.extras import require
 
-    require("train", "jinja2", "matplotlib")
-    from export.bundle import write_bundle
-
     with _told():
+        require("train", "jinja2", "matplotlib")
+        from export.bundle import write_bundle
+
         write_bundle(run, output, sign)
     typer.echo(str(output))
 
@@ -191,6 +192,9 @@ def _read_items(path: Path | None) -> list[str]:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a text shows its code
     app()
 
 

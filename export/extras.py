@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
+
+from export.errors import UserError
 
 
 def require(extra: str, *modules: str) -> None:
-    """End the program, naming the pip command, if one of an extra's modules is not installed."""
+    """Ask for an extra's modules before any of them is imported.
+
+    Raises:
+        UserError: naming the pip command, if one is not installed.
+    """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        sys.exit(f"{', '.join(missing)} not installed; run: pip install 'rankdistill[{extra}]'")
+        raise UserError(f"{', '.join(missing)} not installed; run: pip install 'rankdistill[{extra}]'")

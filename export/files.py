@@ -5,13 +5,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 HERE = -100  # AT_FDCWD of fcntl.h
 ATTEMPTS = 100  # at a name that other processes replace too
+PART, OLD = ".part", ".old"  # ends of the names of what is being made, and of what it replaces
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -25,6 +33,62 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(final: Path) -> Iterator[Path]:
+    """Give an empty folder beside `final`, to be filled and published; what is left of it afterwards is deleted.
+
+    Folders that killed processes left here for the same name are deleted too. A living one holds a lock on its own,
+    which goes with the process, so that neither process numbers nor times have to be believed.
+    """
+    abandoned = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}{re.escape(PART)}({re.escape(OLD)})?")
+    for path in final.parent.iterdir():
+        if abandoned.fullmatch(path.name):
+            with suppress(OSError):  # another process's lock, or a file
+                os.close(_lock(path))
+                shutil.rmtree(path, ignore_errors=True)
+    work, lock = _locked_folder(final)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(final: Path) -> tuple[Path, int | None]:
+    """Make a folder that no other process takes for an abandoned one; no lock where the system has none."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent))
+        work.chmod(0o755)
+        try:
+            lock = _lock(work)
+        except (BlockingIOError, FileNotFoundError):  # taken for abandoned in the instant before the lock
+            continue
+        except OSError:
+            return work, None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), work.stat()):
+                return work, lock
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder without waiting; closing the descriptor unlocks it.
+
+    Raises:
+        OSError: if another process has it, or the system cannot.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(folder))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def publish_folder(work: Path, final: Path, *, replace: bool = False) -> None:
@@ -46,22 +110,34 @@ def publish_folder(work: Path, final: Path, *, replace: bool = False) -> None:
 
 
 def _replace(work: Path, final: Path) -> None:
-    old = work.with_name(f"{work.name}.old")
-    for _ in range(ATTEMPTS):
-        try:
-            if not final.exists():
-                work.rename(final)
+    old = work.with_name(work.name + OLD)
+    try:
+        for _ in range(ATTEMPTS):
+            if _step(work, final, old):
                 return
-            if _exchange(work, final):
-                shutil.rmtree(work)
-                return
-            final.rename(old)
-        except OSError as error:  # another process was there between the look and the step
-            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        else:
-            shutil.rmtree(old)
+    finally:
+        with suppress(OSError):
+            if not final.exists():  # a failure between the two steps
+                old.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(final))
+
+
+def _step(work: Path, final: Path, old: Path) -> bool:
+    """Try to put a folder in its place; False if another process was there between the look and the step."""
+    try:
+        if final.exists():
+            if _exchange(work, final):
+                shutil.rmtree(work, ignore_errors=True)
+                return True
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        work.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
 
 
 def _exchange(one: Path, other: Path) -> bool:

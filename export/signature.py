@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from pathlib import Path
@@ -30,15 +29,16 @@ def sign(sums: bytes, key: Path) -> bytes:
         UserError: if the file holds no such key, or the `cryptography` package is missing.
     """
     require("sign", "cryptography")
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     try:
         private = load_pem_private_key(_read(key), password=None)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{key} is no unencrypted private key in PEM: {error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{key} is no unencrypted private key in PEM: {error}".split("\n")[0]) from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise UserError(f"{key} is no Ed25519 key; `openssl genpkey -algorithm ed25519 -out {key}` makes one")
+        raise UserError(f"{key} is no Ed25519 key; `openssl genpkey -algorithm ed25519 -out NEW.pem` makes one")
     public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return _text(_base64(public), _base64(private.sign(sums)))
 
@@ -54,25 +54,27 @@ def check(folder: Path, key: Path) -> str | None:
         UserError: if the file holds no such key, or the `cryptography` package is missing.
     """
     require("sign", "cryptography")
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
     try:
         public = load_pem_public_key(_read(key))
-    except ValueError as error:
-        raise UserError(f"{key} is no public key in PEM: {error}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{key} is no public key in PEM: {error}".split("\n")[0]) from error
     if not isinstance(public, Ed25519PublicKey):
         raise UserError(f"{key} is no Ed25519 public key")
     if not (folder / SIGNATURE).is_file():
-        return "the bundle is not signed"
+        return "is missing: the bundle is not signed"
     try:
         content = read(folder)
         public.verify(base64.b64decode(content["signature"]), read_bytes(folder / SUMS))
     except BundleError as error:
         return str(error)
     except InvalidSignature:
-        return f"not signed with the key of {key}, or changed since"
+        return f"not signed with the key of {key}, or {SUMS} was changed since"
+    if content["public_key"] != _base64(public.public_bytes(Encoding.Raw, PublicFormat.Raw)):
+        return f"names another key than {key}, which signed it"
     return None
 
 
@@ -88,10 +90,10 @@ def read(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{SIGNATURE}: no signature")
     try:
         base64.b64decode(value["signature"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise BundleError(f"{SIGNATURE}: no base64: {error}") from error
     if content != _text(value["public_key"], value["signature"]):
-        raise BundleError(f"{SIGNATURE}: changed since it was written")
+        raise BundleError(f"{SIGNATURE}: is not as it was written")
     return value
 
 

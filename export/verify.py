@@ -4,57 +4,25 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from export import signature
-from export.errors import BundleError, ModelError
-from export.onnx_file import external_files
-from export.runtime.manifest import (
-    FP32,
-    GOLDEN,
-    MANIFEST,
-    SIGNATURE,
-    SUMS,
-    TOKENIZER,
-    Manifest,
-    Variant,
-    broken,
-    is_inside,
-)
-from export.runtime.scorer import PairScorer, open_session
-from export.runtime.tokens import PairEncoder
-from export.runtime.untrusted import hash_file, parse_json, read_bytes, read_json
+from export.errors import BundleError
+from export.finding import Finding, refusal
+from export.replay import check_golden, check_graph
+from export.runtime.manifest import FP32, MANIFEST, SIGNATURE, SUMS, Manifest
+from export.runtime.untrusted import hash_file, read_bytes
+from export.unsafe import entries, unsafe_content, unsafe_files
 
-PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".py")
-MOST_GOLDEN = 64 << 20  # bytes
-MOST_FILES = 1000
-GOLDEN_SCHEMA = {
-    "query": str, "item": str, "input_ids": [int], "token_type_ids": [int], "scores": {"*": float},
-    "tolerance": {"*": float},
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a verification.
-
-    Attributes:
-        ok: whether it is as it should be.
-        what: file or check.
-        detail: what was found.
-    """
-
-    ok: bool
-    what: str
-    detail: str
+MOST_SUMS = 1 << 20  # bytes
+GRAPH = ".onnx"
 
 
 def verify(folder: Path, variants: Sequence[str] = (), key: Path | None = None) -> Iterator[Finding]:
-    """Check a bundle, cheap and safe things first; what may not be read safely ends it.
+    """Check a bundle, cheap and safe things first.
+
+    The checks go from what may be read at all over the files to graphs, tokens and scores; a step in which something is
+    wrong is the last, so that a file that is not as it was written is never loaded. Its wrong findings come first.
 
     Args:
         folder: of the bundle.
@@ -62,185 +30,134 @@ def verify(folder: Path, variants: Sequence[str] = (), key: Path | None = None) 
         key: file of the signer's public key; None to ask for no signature.
 
     Raises:
-        BundleError: if it is no bundle at all, or has no variant of that name.
+        BundleError: if it is no bundle at all, has no variant of that name, or was replaced meanwhile.
         UserError: if the key cannot be read.
     """
-    if not (folder / MANIFEST).exists():
+    before = _identity(folder)
+    try:
+        for finding in _findings(folder, variants, key):
+            if not finding.ok and _identity(folder) != before:
+                break
+            yield finding.plain()
+    except (BundleError, OSError) as error:
+        if _identity(folder) == before:
+            raise error if isinstance(error, BundleError) else _unreadable(folder, error) from error
+    if _identity(folder) != before:
+        raise BundleError(f"{folder} was replaced or changed while it was checked; check it again")
+
+
+def _identity(folder: Path) -> tuple[int, int, int]:
+    """Return what is another for another folder of that name."""
+    try:
+        there = (folder / MANIFEST).exists()
+        status = folder.stat() if there else None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if status is None:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; `ranker bundle RUN` makes one")
-    unsafe = [*_unsafe_files(folder)]
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def _unreadable(folder: Path, error: OSError) -> BundleError:
+    return BundleError(f"{error.filename or folder} cannot be read: {error.strerror}")
+
+
+def _findings(folder: Path, variants: Sequence[str], key: Path | None) -> Iterator[Finding]:
+    unsafe = [*unsafe_files(folder)]
     yield from unsafe
     if unsafe:
         return
-    yield from _sums(folder)
-    if key is not None:
-        wrong = signature.check(folder, key)
-        yield Finding(wrong is None, SIGNATURE, wrong or f"signed with the key of {key}")
+    digests = {name: hash_file(folder / name) for name, status in entries(folder) if stat.S_ISREG(status.st_mode)}
+    manifest, found = _manifest(folder)
+    files = [*_files(folder, digests, manifest), found, *_signature(folder, key)]
+    yield from sorted(files, key=lambda finding: finding.ok)
+    if manifest is None or not all(finding.ok for finding in files):
+        return
+    chosen = [manifest.variant(name) for name in variants or dict.fromkeys([manifest.variant().name, FP32])]
+    graphs = [check_graph(folder, name) for name in digests if name.endswith(GRAPH)]
+    yield from sorted(graphs, key=lambda finding: finding.ok)
+    if all(finding.ok for finding in graphs):
+        yield from check_golden(manifest, chosen)
+
+
+def _manifest(folder: Path) -> tuple[Manifest | None, Finding]:
     try:
         manifest = Manifest.read(folder)
     except BundleError as error:
-        yield Finding(False, MANIFEST, str(error))
-        return
-    yield Finding(True, MANIFEST, f"format {manifest.content['format']}, {len(manifest.variants)} variants")
-    names = variants or dict.fromkeys([manifest.variant().name, FP32])
-    chosen = [manifest.variant(name) for name in names]
-    yield from _listed(manifest)
-    yield from _json_files(manifest)
-    graphs = [*_graphs(manifest)]
-    yield from graphs
-    if all(finding.ok for finding in graphs):
-        yield from _golden(manifest, chosen)
+        return None, refusal(folder, MANIFEST, error)
+    detail = f"format {manifest.content['format']}, {len(manifest.variants)} variants"
+    return manifest, Finding(True, MANIFEST, detail)
 
 
-def _unsafe_files(folder: Path) -> Iterator[Finding]:
-    """Refuse what must not be read at all: links, devices, pickles, names that leave the folder, too many files."""
-    if folder.is_symlink():
-        folder = folder.resolve()
-    for number, path in enumerate(sorted(folder.rglob("*"))):
-        name = path.relative_to(folder).as_posix()
-        mode = path.lstat().st_mode
-        if number > MOST_FILES:
-            yield Finding(False, name, f"more than {MOST_FILES} files; refused")
-            return
-        if stat.S_ISLNK(mode):
-            yield Finding(False, name, "a link; refused")
-        elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            yield Finding(False, name, "neither file nor folder; refused")
-        elif not is_inside(name):
-            yield Finding(False, name, "a name that is not safe on every system; refused")
-        elif stat.S_ISREG(mode) and (path.suffix.lower() in PICKLES or _is_pickle(path)):
-            yield Finding(False, name, "a kind of file that can run code when it is read; refused")
+def _files(folder: Path, digests: Mapping[str, str], manifest: Manifest | None) -> Iterator[Finding]:
+    """Compare files with SHA256SUMS, the manifest, and what files of their kind may hold: one finding each."""
+    sums = [*_sums(folder, digests, manifest)]
+    yield from sums
+    wrong = {finding.what for finding in sums if not finding.ok}
+    if manifest is not None:
+        for finding in _listed(manifest, digests):
+            if finding.what not in wrong:
+                yield finding
+                wrong.add(finding.what)
+    for name in digests:
+        if name not in (MANIFEST, SIGNATURE) and name not in wrong and (found := unsafe_content(folder, name)):
+            yield found
 
 
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4)
-    return (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05") or start == b"PK\x03\x04"
-
-
-def _sums(folder: Path) -> Iterator[Finding]:
+def _sums(folder: Path, digests: Mapping[str, str], manifest: Manifest | None) -> Iterator[Finding]:
     """Compare every file with SHA256SUMS, and that file with itself."""
     try:
-        told = read_bytes(folder / SUMS).decode("utf-8")
+        told = read_bytes(folder / SUMS, MOST_SUMS).decode("utf-8")
     except (BundleError, UnicodeDecodeError) as error:
-        yield Finding(False, SUMS, f"cannot be read: {error}")
+        yield refusal(folder, SUMS, error)
         return
-    found = {name: hash_file(folder / name) for name in _files(folder) if name not in (SUMS, SIGNATURE)}
-    lines = dict(line.split("  ", 1)[::-1] for line in told.split("\n") if "  " in line)
-    wrong = 0
-    for name, digest in found.items():
-        if name not in lines:
-            yield Finding(False, name, f"is not in {SUMS}")
-        elif lines[name] != digest:
-            yield Finding(False, name, f"sha256 is {digest[:12]}…, {SUMS} says {lines[name][:12]}…")
-        wrong += lines.get(name) != digest
-    for name in lines.keys() - found.keys():
-        yield Finding(False, name, f"is in {SUMS} but not there")
-    same = told == "".join(f"{digest}  {name}\n" for name, digest in found.items())
-    if not same and not wrong:
-        yield Finding(False, SUMS, "is not as it was written")
-    if same:
+    found = {name: digests[name] for name in sorted(digests) if name not in (SUMS, SIGNATURE)}
+    if told == "".join(f"{digest}  {name}\n" for name, digest in found.items()):
         yield Finding(True, SUMS, f"{len(found)} files are as they were written")
-    if (folder / SIGNATURE).exists():
-        try:
-            signed = signature.read(folder)
-            yield Finding(True, SIGNATURE, f"by the key {signed['public_key']}; checked against yours with --key")
-        except BundleError as error:
-            yield Finding(False, SIGNATURE, str(error))
+        return
+    lines = dict(line.split("  ", 1)[::-1] for line in told.split("\n") if "  " in line)
+    differing = [name for name in sorted(found.keys() | lines.keys()) if found.get(name) != lines.get(name)]
+    for name in differing:
+        yield _differing(name, found.get(name), lines.get(name), manifest)
+    if not differing:
+        yield Finding(False, SUMS, "is not as it was written")
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+def _differing(name: str, found: str | None, told: str | None, manifest: Manifest | None) -> Finding:
+    """Return the finding for a file on which SHA256SUMS is wrong, or that is wrong: the manifest knows which."""
+    listed = manifest.content["files"].get(name, {}).get("sha256") if manifest else None
+    if found is not None and found == listed:
+        says = "does not name" if told is None else f"says {told[:12]}... of"
+        return Finding(False, SUMS, f"{says} {name}, which is the file of {MANIFEST}")
+    if told is None:
+        return Finding(False, name, f"is not in {SUMS}")
+    if found is None:
+        return Finding(False, name, f"is in {SUMS} but not there")
+    return Finding(False, name, f"sha256 is {found[:12]}..., {SUMS} says {told[:12]}...")
 
 
-def _listed(manifest: Manifest) -> Iterator[Finding]:
+def _listed(manifest: Manifest, digests: Mapping[str, str]) -> Iterator[Finding]:
     """Compare the files with what the manifest says of them, which SHA256SUMS alone does not prove."""
     listed = manifest.content["files"]
-    there = set(_files(manifest.folder)) - {MANIFEST, SUMS, SIGNATURE}
-    for name in sorted(there - listed.keys()):
-        yield Finding(False, name, f"is not in {MANIFEST}")
-    for name in sorted(listed.keys() - there):
-        yield Finding(False, name, f"is in {MANIFEST} but not there")
-    for name in sorted(listed.keys() & there):
-        digest, size = manifest.file(name)
-        path = manifest.folder / name
-        if path.stat().st_size != size or hash_file(path) != digest:
+    there = digests.keys() - {MANIFEST, SUMS, SIGNATURE}
+    for name in sorted(there | listed.keys()):
+        if name not in listed:
+            yield Finding(False, name, f"is not in {MANIFEST}")
+        elif name not in there:
+            yield Finding(False, name, f"is in {MANIFEST} but not there")
+        elif manifest.file(name) != (digests[name], (manifest.folder / name).stat().st_size):
             yield Finding(False, name, f"is not the file of {MANIFEST}")
 
 
-def _json_files(manifest: Manifest) -> Iterator[Finding]:
-    for path in sorted(manifest.folder.glob("*.json")):
+def _signature(folder: Path, key: Path | None) -> Iterator[Finding]:
+    if key is not None:
+        wrong = signature.check(folder, key)
+        detail = wrong.removeprefix(f"{SIGNATURE}: ") if wrong else f"signed with the key of {key}"
+        yield Finding(not wrong, SIGNATURE, detail)
+    elif (folder / SIGNATURE).exists():
         try:
-            read_json(path)
+            public = signature.read(folder)["public_key"]
         except BundleError as error:
-            yield Finding(False, path.name, str(error))
-
-
-def _graphs(manifest: Manifest) -> Iterator[Finding]:
-    """Check that each graph holds its weights itself and has a cross-encoder's inputs and output."""
-    for path in sorted(manifest.folder.rglob("*.onnx")):
-        name = path.relative_to(manifest.folder).as_posix()
-        try:
-            if outside := external_files(path):
-                yield Finding(
-                    False, name, f"keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused"
-                )
-                continue
-            session = open_session(path, 1)
-        except (BundleError, ModelError) as error:
-            yield Finding(False, name, str(error))
+            yield refusal(folder, SIGNATURE, error)
         else:
-            inputs = ", ".join(value.name for value in session.get_inputs())
-            yield Finding(True, name, f"({inputs}) -> {session.get_outputs()[0].name}")
-
-
-def _golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Finding]:
-    """Compare tokens and scores with the golden ones."""
-    try:
-        rows = _golden_rows(manifest.folder / GOLDEN)
-        encoder = PairEncoder.load(manifest.folder, manifest.max_length)
-    except (BundleError, ModelError) as error:
-        yield Finding(False, GOLDEN, str(error))
-        return
-    wrong = [number for number, row in enumerate(rows, 1) if not _same_tokens(encoder, row)]
-    for number in wrong:
-        yield Finding(False, TOKENIZER, f"gives other tokens than {GOLDEN}:{number}")
-    if not wrong:
-        yield Finding(True, TOKENIZER, f"gives the tokens of {len(rows)} golden pairs")
-    for variant in variants:
-        yield _same_scores(manifest, variant, encoder, rows)
-
-
-def _golden_rows(path: Path) -> list[Mapping[str, Any]]:
-    lines = read_bytes(path, MOST_GOLDEN).split(b"\n")
-    rows = [parse_json(line, f"{GOLDEN}:{number}") for number, line in enumerate(lines, 1) if line]
-    for number, row in enumerate(rows, 1):
-        if broken_ := [*broken(row, GOLDEN_SCHEMA, "")]:
-            raise BundleError(f"{GOLDEN}:{number}: {broken_[0]}")
-    if not rows:
-        raise BundleError(f"{GOLDEN}: empty")
-    return rows
-
-
-def _same_tokens(encoder: PairEncoder, row: Mapping[str, Any]) -> bool:
-    ids, types = encoder.join(*encoder.ids([row["query"], row["item"]]))
-    return bool(ids.tolist() == row["input_ids"] and types.tolist() == row["token_type_ids"])
-
-
-def _same_scores(
-    manifest: Manifest, variant: Variant, encoder: PairEncoder, rows: Sequence[Mapping[str, Any]]
-) -> Finding:
-    known = [row for row in rows if variant.name in row["scores"]]
-    if not known:
-        return Finding(True, variant.file, "no golden scores: made on a processor that cannot compute it exactly")
-    scorer = PairScorer(manifest.folder / variant.file, encoder, threads=1)
-    tokens = [encoder.ids([row["query"], row["item"]]) for row in known]
-    scores = scorer.score_tokens([query for query, _ in tokens], [item for _, item in tokens])
-    scorer.close()
-    apart = np.abs(scores - np.array([row["scores"][variant.name] for row in known]))
-    # the manifest states it too, so a loose one in golden.jsonl does not help
-    allowed = min(
-        manifest.content["golden"]["tolerance"][variant.name], *(row["tolerance"][variant.name] for row in known)
-    )
-    ok = bool(apart.max() <= allowed)  # false for NaN
-    detail = f"scores of {len(known)} golden pairs differ by at most {apart.max():.1e}, allowed is {allowed:g}"
-    return Finding(ok, variant.file, detail)
+            yield Finding(True, SIGNATURE, f"claims the key {public}; whether it is true is checked with --key")

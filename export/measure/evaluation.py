@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.files import write_atomic
-from export.measure.quality import ranking_metrics
+from export.measure.quality import agreement, ranking_metrics
 from export.measure.tradeoff import Candidate, finite
 
 DIGITS = 6
@@ -32,7 +32,7 @@ def write(
 
     Args:
         path: of the file.
-        candidates: the models of the table, in its order.
+        candidates: the models of the table, in its order; the first is the teacher that agreement is measured with.
         grades: int32 [pairs].
         offsets: int64 [queries + 1].
         relevant: least grade that is relevant in MRR and MAP.
@@ -43,6 +43,7 @@ def write(
     models = []
     for candidate in candidates:
         metrics = ranking_metrics(candidate.scores, grades, offsets, relevant)
+        metrics |= agreement(candidate.scores, candidates[0].scores, offsets)
         row: dict[str, Any] = {
             "model": candidate.model,
             "engine": candidate.engine,

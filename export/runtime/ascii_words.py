@@ -1,8 +1,8 @@
 """A short way to the tokens of plain ASCII text: word by word, each word's tokens found by the tokenizer once.
 
 BERT's normalizer and pre-tokenizer do little to such text (lower case, words and single punctuation marks), and
-WordPiece looks at one word at a time. Everything else (other scripts, control characters, special tokens) is left to the
-tokenizer.
+WordPiece looks at one word at a time. Everything else (other scripts, control characters, special tokens) is left to
+the tokenizer.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from export.errors import BundleError
 from export.runtime.processor import abilities, meets
+from export.runtime.shape import Schema, Within, broken
 from export.runtime.untrusted import read_json
 
 FORMAT = 1  # raised when an older runtime could no longer read a bundle
@@ -19,14 +22,18 @@ GRAPHS, TRITON = "onnx", "triton"
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
 
-# What a manifest must hold: a type, a tuple of types, or an object of schemas; a list holds the schema of its members.
-Schema = Any
+MOST_TOLD = 5  # of what is wrong with a manifest
+NOT_IN_NAMES = frozenset('\\:*?"<>|')  # what one system or another forbids in a file's name, or reads as something else
+
+
+COUNT = Within(int, 0, 1 << 53)
+NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 VARIANT_SCHEMA: Schema = {
-    "name": str,
+    "name": NAME,
     "file": str,
-    "precision": str,
-    "processors": [str],
-    "batch": int,
+    "precision": re.compile(r"fp32|int8"),
+    "processors": [NAME],
+    "batch": Within(int, 1, 4096),
     "batch_invariant": bool,
     "saturates": bool,
     "measured": [str],
@@ -34,17 +41,19 @@ VARIANT_SCHEMA: Schema = {
 SCHEMA: Schema = {
     "format": int,
     "name": str,
-    "key": str,
-    "files": {"*": {"sha256": str, "bytes": int}},
+    "key": re.compile(r"[0-9a-f]{16}"),
+    "files": {"*": {"sha256": re.compile(r"[0-9a-f]{64}"), "bytes": COUNT}},
     "scores": {"scale": str, "activation": str, "higher_is_better": bool},
-    "max_length": int,
-    "truncation": {"rule": str, "special_tokens": int},
+    "max_length": Within(int, 5, 1 << 16),
+    "truncation": {"rule": str, "special_tokens": COUNT},
     "templates": {"query": str, "item": str, "pair": str},
     "variants": [VARIANT_SCHEMA],
     "threads": {"intra_op": int, "inter_op": int, "spinning": bool, "parallel": str, "measured_with": int},
     "batching": {"*": object},
-    "golden": {"pairs": int, "tolerance": {"*": float}},
-    "data": {"name": str, "fingerprint": str, "split": str, "queries": int, "pairs": int, "licence": (str, type(None))},
+    "golden": {"pairs": Within(int, 1, 1000), "tolerance": {"*": Within(float, 0, 1e6)}},
+    "data": {
+        "name": str, "fingerprint": str, "split": str, "queries": COUNT, "pairs": COUNT, "licence": (str, type(None))
+    },
     "teacher": {"model": str, "licence": (str, type(None))},
     "quality": [object],
     "latency": {"*": object},
@@ -54,7 +63,7 @@ SCHEMA: Schema = {
     "host": {"*": object},
     "stages": {"*": str},
     "config": {"*": object},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,21 +117,20 @@ class Manifest:
             BundleError: if it is missing, unsafe, of another format, or lacks something.
         """
         path = Path(folder) / MANIFEST
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        if not there:
             raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; `ranker bundle RUN` makes one")
         content = read_json(path, MOST_MANIFEST)
         if isinstance(content, dict) and content.get("format") != FORMAT:
-            raise BundleError(f"{path}: format {content.get('format')!r}; this version reads format {FORMAT}")
-        if problems := [*broken(content, SCHEMA, "")]:
-            raise BundleError(f"{path}: " + "; ".join(problems[:5]))
+            raise BundleError(f"{path}: format {content.get('format')!r:.40}; this version reads format {FORMAT}")
+        if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
+            raise BundleError(f"{path}: " + "; ".join(problems))
         variants = tuple(_variant(fields) for fields in content["variants"])
-        unsafe = [name for name in [*content["files"], *(v.file for v in variants)] if not is_inside(name)]
-        if unsafe:
-            raise BundleError(f"{path}: {unsafe[0]!r} is no path inside the bundle; refused")
-        if not any(variant.name == FP32 and not variant.processors for variant in variants):
-            raise BundleError(f"{path}: no variant {FP32} for every processor; every bundle has one")
-        if unlisted := [v.file for v in variants if v.file not in content["files"]]:
-            raise BundleError(f"{path}: the variant's file {unlisted[0]} is not among files")
+        if problem := next(_contradictions(content, variants), None):
+            raise BundleError(f"{path}: {problem}")
         return cls(Path(folder), content, variants)
 
     @property
@@ -160,49 +168,30 @@ def pick(variants: Sequence[Variant], has: Iterable[str]) -> Variant:
 
 
 def is_inside(name: str) -> bool:
-    """Return whether a name is a plain relative path that cannot leave its folder on any system."""
-    parts = name.split("/")
-    bad = any(part in ("", ".", "..") for part in parts)
-    return not bad and not any(character in name for character in '\\:\0\n\r"') and len(name) < 256
+    """Return whether a name is a plain relative path that stays in its folder and can be printed on any system."""
+    plain = name.isprintable() and len(name) < 256 and NOT_IN_NAMES.isdisjoint(name)
+    return plain and all(part and not part.endswith((".", " ")) for part in name.split("/"))
 
 
-def broken(value: Any, schema: Schema, where: str) -> Iterator[str]:
-    """Yield a line for each place where a JSON value has not the shape of a schema."""
-    if isinstance(schema, dict):
-        yield from _broken_object(value, schema, where)
-    elif isinstance(schema, list):
-        if not isinstance(value, list):
-            yield f"{where} is no list"
-            return
-        for number, child in enumerate(value):
-            yield from broken(child, schema[0], f"{where}[{number}]")
-    elif not _is(value, schema):
-        yield f"{where} is {value!r:.40}"
-
-
-def _broken_object(value: Any, schema: Mapping[str, Schema], where: str) -> Iterator[str]:
-    if not isinstance(value, dict):
-        yield f"{where or 'the manifest'} is no object"
-        return
-    for name, inner in schema.items():
-        if name == "*":
-            for key, child in value.items():
-                yield from broken(child, inner, f"{where}.{key}".lstrip("."))
-        elif name not in value:
-            yield f"{f'{where}.{name}'.lstrip('.')} is missing"
-        else:
-            yield from broken(value[name], inner, f"{where}.{name}".lstrip("."))
-
-
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    if kind is object:
-        return True
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, int) and float in kinds:
-        return True
-    return isinstance(value, kinds)
+def _contradictions(content: Mapping[str, Any], variants: Sequence[Variant]) -> Iterator[str]:
+    """Yield what is wrong with a manifest in which each value by itself is right."""
+    files, tolerance = content["files"], content["golden"]["tolerance"]
+    names = [variant.name for variant in variants]
+    for name in [*files, *(variant.file for variant in variants)]:
+        if not is_inside(name):
+            yield f"{name!r:.80} is no path inside the bundle; refused"
+    for name in [TOKENIZER, GOLDEN, *(variant.file for variant in variants)]:
+        if name not in files:
+            yield f"{name} is not among files"
+    for variant in variants:
+        if not variant.file.endswith(".onnx"):
+            yield f"the variant {variant.name} is {variant.file}, no graph (.onnx)"
+    if len(set(names)) < len(names):
+        yield "two variants have one name"
+    if not any(variant.name == FP32 and not variant.processors for variant in variants):
+        yield f"no variant {FP32} for every processor; every bundle has one"
+    if FP32 not in tolerance or tolerance.keys() - set(names):
+        yield f"golden.tolerance is of {', '.join(sorted(tolerance)):.80}; of {FP32}, and of variants alone, it must be"
 
 
 def _variant(fields: Mapping[str, Any]) -> Variant:

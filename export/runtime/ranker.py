@@ -15,6 +15,7 @@ import numpy as np
 from export.errors import BundleError
 from export.runtime.kept_tokens import KeptTokens
 from export.runtime.manifest import TOKENIZER, Manifest, Variant
+from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, PairScorer
 from export.runtime.threads import available_cores
 from export.runtime.tokens import PairEncoder
@@ -162,6 +163,8 @@ class Ranker:
             raise RuntimeError("this ranker is closed")
         self._check(self.variant.file)
         graph = self.manifest.folder / self.variant.file
+        if outside := external_files(graph):
+            raise BundleError(f"{graph} keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
         self._scorer = PairScorer(graph, self._encoder, self.threads, self.variant.batch)
         return self._scorer
 

@@ -60,10 +60,11 @@ class PairEncoder:
         if not path.is_file():
             raise ModelError(f"{path} is missing; a ranker's folder holds the fast tokenizer's tokenizer.json")
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
+            return cls(Tokenizer.from_file(str(path)), max_length)
+        except (ModelError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers raises plain Exception, and a panic of its Rust is not even that
             raise ModelError(f"{path} is no tokenizer: {error}") from error
-        return cls(tokenizer, max_length)
 
     def ids(self, texts: Sequence[str]) -> list[Int32]:
         """Tokenise texts alone, without special tokens and uncut: which of two texts is longer decides what is cut.

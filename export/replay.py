@@ -1,0 +1,119 @@
+"""What a bundle's graphs and tokenizer give here, compared with what they gave where the bundle was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.errors import BundleError, ModelError
+from export.finding import Finding, refusal
+from export.runtime.manifest import GOLDEN, MANIFEST, TOKENIZER, Manifest, Variant
+from export.runtime.onnx_file import external_files
+from export.runtime.scorer import Float32, PairScorer, open_session
+from export.runtime.shape import broken
+from export.runtime.tokens import PairEncoder
+from export.runtime.untrusted import parse_json, read_bytes
+
+MOST_GOLDEN = 64 << 20  # bytes
+MOST_WRONG = 5  # golden pairs told one by one
+LOOSE = 0.01  # a tolerance up to this is small, however little the golden scores differ
+GOLDEN_SCHEMA = {
+    "query": str, "item": str, "input_ids": [int], "token_type_ids": [int], "scores": {"*": float},
+    "tolerance": {"*": float},
+}  # fmt: skip
+
+Row = Mapping[str, Any]
+
+
+def check_graph(folder: Path, name: str) -> Finding:
+    """Check that a graph holds its weights itself and has a cross-encoder's inputs and output."""
+    try:
+        if outside := external_files(folder / name):
+            return Finding(False, name, f"keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
+        session = open_session(folder / name, 1)
+    except (BundleError, ModelError) as error:
+        return refusal(folder, name, error)
+    inputs = ", ".join(value.name for value in session.get_inputs())
+    return Finding(True, name, f"({inputs}) -> {session.get_outputs()[0].name}")
+
+
+def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Finding]:
+    """Compare tokens and scores with the golden ones; where the tokens differ, the scores must."""
+    try:
+        rows = _golden_rows(manifest)
+    except BundleError as error:
+        yield refusal(manifest.folder, GOLDEN, error)
+        return
+    try:
+        encoder = PairEncoder.load(manifest.folder, manifest.max_length)
+        wrong = [number for number, row in enumerate(rows, 1) if not _same_tokens(encoder, row)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises plain Exception; its panics are no Exception
+        yield refusal(manifest.folder, TOKENIZER, error)
+        return
+    for number in wrong[:MOST_WRONG]:
+        yield Finding(False, TOKENIZER, f"gives other tokens than {GOLDEN}:{number}")
+    if len(wrong) > MOST_WRONG:
+        yield Finding(False, TOKENIZER, f"gives other tokens than {len(wrong)} of {len(rows)} golden pairs")
+    if wrong:
+        return
+    yield Finding(True, TOKENIZER, f"gives the tokens of {len(rows)} golden pairs")
+    for variant in variants:
+        yield _check_scores(manifest, variant, encoder, rows)
+
+
+def _golden_rows(manifest: Manifest) -> list[Row]:
+    """Return the golden pairs, each as the manifest tells of them.
+
+    Raises:
+        BundleError: if one is not.
+    """
+    lines = [line for line in read_bytes(manifest.folder / GOLDEN, MOST_GOLDEN).split(b"\n") if line]
+    told = manifest.content["golden"]
+    if len(lines) != told["pairs"]:
+        raise BundleError(f"{GOLDEN}: {len(lines)} pairs; {MANIFEST} tells of {told['pairs']}")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        row = parse_json(line, f"{GOLDEN}:{number}")
+        if problem := next(broken(row, GOLDEN_SCHEMA, ""), None):
+            raise BundleError(f"{GOLDEN}:{number}: {problem}")
+        # the manifest states it too, so a loose one here alone does not help
+        if row["tolerance"] != told["tolerance"] or row["scores"].keys() != told["tolerance"].keys():
+            raise BundleError(f"{GOLDEN}:{number}: scores or tolerances of other graphs than {MANIFEST} tells of")
+        rows.append(row)
+    return rows
+
+
+def _same_tokens(encoder: PairEncoder, row: Row) -> bool:
+    ids, types = encoder.join(*encoder.ids([row["query"], row["item"]]))
+    return bool(ids.tolist() == row["input_ids"] and types.tolist() == row["token_type_ids"])
+
+
+def _check_scores(manifest: Manifest, variant: Variant, encoder: PairEncoder, rows: Sequence[Row]) -> Finding:
+    tolerance = manifest.content["golden"]["tolerance"]
+    if variant.name not in tolerance:
+        return Finding(True, variant.file, "no golden scores: made on a processor that cannot compute it exactly")
+    allowed = float(tolerance[variant.name])
+    golden = np.array([row["scores"][variant.name] for row in rows], dtype=np.float64)
+    span = float(golden.max() - golden.min())
+    if allowed > max(span, LOOSE):
+        detail = f"the tolerance {allowed:g} proves nothing: golden scores are within {span:g} of each other"
+        return Finding(False, variant.file, detail)
+    try:
+        apart = np.abs(_scores(manifest.folder / variant.file, encoder, rows) - golden)
+    except Exception as error:  # onnxruntime's exceptions share no public class
+        return refusal(manifest.folder, variant.file, error)
+    detail = f"scores of {len(rows)} golden pairs differ by at most {apart.max():.1e}, allowed is {allowed:g}"
+    return Finding(bool(apart.max() <= allowed), variant.file, detail)  # false for NaN
+
+
+def _scores(graph: Path, encoder: PairEncoder, rows: Sequence[Row]) -> Float32:
+    scorer = PairScorer(graph, encoder, threads=1)
+    tokens = [encoder.ids([row["query"], row["item"]]) for row in rows]
+    scores = scorer.score_tokens([query for query, _ in tokens], [item for _, item in tokens])
+    scorer.close()
+    return scores
