@@ -21,7 +21,7 @@ RUNTIME = ("onnxruntime", "tokenizers", "numpy")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"parity": 2, "baselines": 1, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
 COMPARED = (
-    ("onnx", "pytorch"), ("fused", "onnx"), ("full onnx", "onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
+    ("onnx", "pytorch"), ("full onnx", "onnx"), ("fused", "full onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
     ("full int8", "full onnx"),
 )  # fmt: skip
 

@@ -88,7 +88,7 @@ RULES: dict[type, Sequence[Rule]] = {
         ("precision", *one_of(*PRECISIONS)), ("attention", *one_of(*ATTENTIONS)), ("dropout", *SHARE),
         ("accumulate", *at_least(1)), ("score_batch", *at_least(1)),
     ],
-    Export: [("opset", lambda v: 14 <= v <= 18, "a whole number from 14 to 18")],
+    Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [
         ("split", *one_of(*SPLITS)), ("threads", *at_least(1)), ("latency_queries", *at_least(1)),
         ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)), ("parity_queries", *at_least(1)),

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# the graphs of a checkpoint: as exported, fused, int8, int8 for processors whose sums saturate; and those without the
-# [CLS]-only last layer
-FP32, FUSED, INT8, INT8_AVX2 = "model.onnx", "fused.onnx", "int8.onnx", "int8_avx2.onnx"
-FULL, FULL_INT8 = "full.onnx", "full_int8.onnx"
+# the graphs of a checkpoint that are served: fp32, int8, int8 for processors whose sums saturate; and those that they
+# are compared with: traced, its int8, and traced with its attentions fused
+FP32, INT8, INT8_AVX2 = "model.onnx", "int8.onnx", "int8_avx2.onnx"
+FULL, FULL_INT8, FUSED = "full.onnx", "full_int8.onnx", "fused.onnx"
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")

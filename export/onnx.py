@@ -1,4 +1,4 @@
-"""A cross-encoder's checkpoint to an ONNX graph, plain and fused."""
+"""A cross-encoder's checkpoint to ONNX graphs: those that are served, and those that they are compared with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
+from export.bert_graph import write_bert_graph
 from export.cls_only import load_ranker
 from export.errors import GraphError
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, NodeCounts, count_nodes
@@ -25,8 +26,8 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, int
     Args:
         checkpoint: folder of a BERT cross-encoder.
         out: folder to write to.
-        cls_only: whether the graphs compute the last layer for [CLS] alone; the full ones are then written too, to
-            compare them with.
+        cls_only: whether the graph that is served computes the last layer for [CLS] alone. The full one, as it is
+            traced, is always written too, to compare it with.
         opset: of the graphs.
         int8: options of `quantize_graph`; None for no int8 graphs.
 
@@ -36,20 +37,18 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, int
     """
     shape = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     layers = int(shape["num_hidden_layers"])
-    export_graph(checkpoint, out / FP32, cls_only=cls_only, opset=opset)
-    plain = [(FP32, INT8, cls_only)]
-    if cls_only:
-        export_graph(checkpoint, out / FULL, cls_only=False, opset=opset)
-        plain.append((FULL, FULL_INT8, False))
+    write_bert_graph(checkpoint, out / FP32, cls_only=cls_only, opset=opset)
+    trace_graph(checkpoint, out / FULL, opset=opset)
+    plain = [(FP32, INT8, cls_only), (FULL, FULL_INT8, False)]
     found = [(name, "fp32", short, count_nodes(out / name)) for name, _, short in plain]
     fused = fuse_graph(
-        out / FP32,
+        out / FULL,
         out / FUSED,
         heads=int(shape["num_attention_heads"]),
         hidden_size=int(shape["hidden_size"]),
-        attentions=layers - cls_only,
+        attentions=layers,
     )
-    found.append((FUSED, "fp32", cls_only, fused))
+    found.append((FUSED, "fp32", False, fused))
     if int8 is not None:
         for name, quantized, short in plain:
             found.append((quantized, "int8", short, quantize_graph(out / name, out / quantized, **int8)))
@@ -64,20 +63,19 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, int
     (out / "graphs.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
-def export_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) -> None:
-    """Write a checkpoint's fp32 graph: int64 [pairs, tokens] inputs, `logits` float32 [pairs, 1].
+def trace_graph(checkpoint: Path, graph: Path, *, opset: int) -> None:
+    """Write a checkpoint's fp32 graph as PyTorch's tracer sees it, by optimum; inputs and output as `bert_graph`'s.
 
     Args:
         checkpoint: folder of a BERT cross-encoder.
         graph: file to write.
-        cls_only: whether the last layer is computed for [CLS] alone.
         opset: of the graph.
 
     Raises:
         ModelError: if the checkpoint is no BERT cross-encoder.
         GraphError: if the graph takes other inputs than a cross-encoder's.
     """
-    model = load_ranker(str(checkpoint), cls_only=cls_only)  # sdpa: with eager attention onnxruntime fuses nothing
+    model = load_ranker(str(checkpoint), cls_only=False)  # sdpa: with eager attention onnxruntime fuses nothing
     config = TasksManager.get_exporter_config_constructor(
         "onnx", model=model, task="text-classification", library_name="transformers"
     )(model.config)

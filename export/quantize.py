@@ -16,6 +16,7 @@ from export.errors import GraphError
 from export.graph import NodeCounts, count_nodes
 
 QUANTIZED, SCALE = "_quantized", "_scale"  # what quantize_dynamic appends to a weight's name
+SMALL = 16  # rows of a table
 ACTIVATION = 255  # largest activation
 SUMS = (-(1 << 15), (1 << 15) - 1)  # what a 16-bit sum holds
 
@@ -48,6 +49,7 @@ def quantize_graph(graph: Path, quantized: Path, *, per_channel: bool, reduce_ra
             per_channel=per_channel,
             reduce_range=reduce_range,
             # without a default type, a graph whose shapes are not all known raises "Unable to find data type"
+            nodes_to_exclude=_small_tables(graph),
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     finally:
@@ -58,6 +60,14 @@ def quantize_graph(graph: Path, quantized: Path, *, per_channel: bool, reduce_ra
             f"{graph}: {counts.quantized} of {before.left_fp32} matrix products were quantized, {counts.left_fp32} left"
         )
     return counts
+
+
+def _small_tables(graph: Path) -> list[str]:
+    """Return the names of look-ups in tables so small (two token types) that 8 bits save less than they cost."""
+    model = onnx.load(str(graph))
+    rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    nodes = (node for node in model.graph.node if node.op_type == "Gather")
+    return [node.name for node in nodes if rows.get(node.input[0], SMALL + 1) <= SMALL]
 
 
 def saturating(graph: Path) -> list[str]:

@@ -19,6 +19,7 @@ Float32 = npt.NDArray[np.float32]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "logits"
+NAMES = [OUTPUT]
 # onnxruntime's fused node adds and normalises in one slow loop: the two apart take 10% off a two-layer student's time
 DISABLED = ["SkipLayerNormFusion"]
 
@@ -34,7 +35,6 @@ def open_session(graph: Path, threads: int) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # a plan for every length ever seen would be kept
     try:
         session = ort.InferenceSession(
             os.fspath(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
@@ -95,7 +95,13 @@ class PairScorer(TokenScorer):
 
         def work() -> None:
             for rows in tasks:  # a list's iterator gives each task to one thread
-                scores[rows] = self._run(queries, items, rows)
+                if len(rows) == 1:
+                    (row,) = rows
+                    feed = self.encoder.one(queries[row], items[row])
+                    scores[row] = self._session.run(NAMES, feed)[0][0, 0]
+                else:
+                    feed = self.encoder.equal([queries[row] for row in rows], [items[row] for row in rows])
+                    scores[rows] = self._session.run(NAMES, feed)[0][:, 0]
 
         helpers = []
         if self._pool is not None:
@@ -123,10 +129,6 @@ class PairScorer(TokenScorer):
                 tasks.append([row])
         return tasks
 
-    def _run(self, queries: Sequence[Int32], items: Sequence[Int32], rows: list[int]) -> Float32:
-        feed = self.encoder.equal([queries[row] for row in rows], [items[row] for row in rows])
-        return self._session.run([OUTPUT], feed)[0][:, 0]  # type: ignore[no-any-return]
-
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
@@ -148,7 +150,7 @@ class BatchScorer(TokenScorer):
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             feed = self.encoder.batch([queries[r] for r in rows], [items[r] for r in rows])
-            scores[rows] = self._session.run([OUTPUT], feed)[0][:, 0]
+            scores[rows] = self._session.run(NAMES, feed)[0][:, 0]
         return scores
 
     def close(self) -> None:

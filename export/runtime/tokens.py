@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from export.errors import ModelError
-from export.runtime.ascii_words import AsciiWords
+from export.runtime.words import Words
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -45,9 +45,12 @@ class PairEncoder:
             raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
         self._tokenizer = tokenizer
         self._serial = False
-        self._words = AsciiWords.of(tokenizer)
+        self._words = Words.of(tokenizer)
         self.cls, self.sep = probe.ids[0], probe.ids[-1]
         self.max_length = max_length
+        self._cls, self._sep = np.array([self.cls]), np.array([self.sep])
+        self._types = np.repeat(np.array([0, 1]), max_length)
+        self._mask = np.ones((1, max_length), dtype=np.int64)
 
     @classmethod
     def load(cls, folder: Path, max_length: int) -> PairEncoder:
@@ -115,18 +118,26 @@ class PairEncoder:
         types[left + 2 :] = 1
         return ids, types
 
-    def equal(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:
-        """Join pairs of one length, so that nothing is padded.
+    def one(self, query: Int32, item: Int32) -> dict[str, Int64]:
+        """Join a pair as a batch of one: the types and the mask are views of arrays that every pair shares.
 
         Returns:
-            input_ids, token_type_ids, attention_mask: int64 [pairs, tokens].
+            input_ids, token_type_ids, attention_mask: int64 [1, tokens].
         """
+        left, right, room = len(query), len(item), self.max_length - SPECIAL
+        if left + right > room:
+            left, right = (int(n) for n in kept_lengths(left, right, room))
+        ids = np.concatenate((self._cls, query[:left], self._sep, item[:right], self._sep), dtype=np.int64)
+        start = self.max_length - left - 2  # where the shared zeros leave as many as the query has
+        types = self._types[start : start + len(ids)]
+        return {"input_ids": ids[None], "token_type_ids": types[None], "attention_mask": self._mask[:, : len(ids)]}
+
+    def equal(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:
+        """Join pairs of one length, so that nothing is padded; as `one`, [pairs, tokens]."""
         if len(queries) == 1:
-            ids, types = self.join(queries[0], items[0])
-            ids, types = ids[None], types[None]
-        else:
-            joined = [self.join(q, i) for q, i in zip(queries, items, strict=True)]
-            ids, types = np.stack([i for i, _ in joined]), np.stack([t for _, t in joined])
+            return self.one(queries[0], items[0])
+        joined = [self.join(q, i) for q, i in zip(queries, items, strict=True)]
+        ids, types = np.stack([i for i, _ in joined]), np.stack([t for _, t in joined])
         return {"input_ids": ids, "token_type_ids": types, "attention_mask": np.ones(ids.shape, dtype=np.int64)}
 
     def batch(self, queries: Sequence[Int32], items: Sequence[Int32]) -> dict[str, Int64]:

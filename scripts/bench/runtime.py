@@ -3,9 +3,10 @@
 python scripts/bench/runtime.py --bundle BUNDLE --data FOLDER [--data FOLDER] --cores 1 2 --out runtime.json
 
 Needs the extras train and dev (sentence-transformers). The data are in BEIR layout; the candidates of a test query are
-its judged items. Every tool ranks the same lists, one query at a time, interleaved forth and back in one process of so
-many cores; a pause before each keeps threads that spin after their work out of what is timed next. Every tool tokenises
-items anew; `rankdistill, kept` has seen them before.
+its judged items. Tools take turns, forth and back, in one process of so many cores; in its turn a tool ranks all lists,
+one query at a time. Before a turn a pause lets threads end that spin after their work, and some requests that are not
+timed bring the cores up to speed. onnxruntime ignores affinity, so every tool is told its number of threads. Every tool
+tokenises items anew; `rankdistill, kept` has seen them before.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-PAUSE = 0.03  # seconds; longer than onnxruntime's threads spin
+PAUSE = 0.1  # seconds; longer than onnxruntime's threads spin
 PLAIN_BATCH = 8
 PIPELINE_BATCHES = (1, 8, 32)
 TIMES_ROUNDS = 3
+WAKE = 5  # requests of a turn that are not timed
 
 Lists = list[tuple[str, list[str]]]
 Rank = Callable[[str, list[str]], Any]
@@ -80,13 +82,19 @@ def tools(bundle: Path, exported: Path, cores: int) -> dict[str, Rank]:
     name = fresh.variant.file
     found: dict[str, Rank] = {"rankdistill": fresh.score_items, "rankdistill, kept": kept.score_items}
 
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = cores
+
     def cross_encoder(folder: Path, graph: str) -> Rank:
-        model = CrossEncoder(str(folder), backend="onnx", model_kwargs={"file_name": graph})
+        given = {"file_name": graph, "session_options": options, "provider": "CPUExecutionProvider"}
+        model = CrossEncoder(str(folder), backend="onnx", model_kwargs=given)
         return lambda query, items: model.predict([(query, item) for item in items], show_progress_bar=False)
 
     found["sentence-transformers, own int8"] = cross_encoder(exported, "onnx/model_qint8_avx512_vnni.onnx")
     found["sentence-transformers, same int8"] = cross_encoder(bundle, name)
-    model = ORTModelForSequenceClassification.from_pretrained(bundle, subfolder="onnx", file_name=Path(name).name)
+    model = ORTModelForSequenceClassification.from_pretrained(
+        bundle, subfolder="onnx", file_name=Path(name).name, session_options=options
+    )
     tokenizer = AutoTokenizer.from_pretrained(bundle)
     for batch in PIPELINE_BATCHES:
         classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=batch)
@@ -97,8 +105,6 @@ def tools(bundle: Path, exported: Path, cores: int) -> dict[str, Rank]:
 
         found[f"optimum pipeline, batch {batch}"] = run
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = cores
     session = ort.InferenceSession(str(bundle / name), options, providers=["CPUExecutionProvider"])
     plain = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     plain.enable_truncation(fresh.manifest.max_length)
@@ -126,19 +132,18 @@ def tools(bundle: Path, exported: Path, cores: int) -> dict[str, Rank]:
 
 def time_tools(found: dict[str, Rank], lists: Lists, rounds: int) -> dict[str, Any]:
     """Time every tool on every query, forth and back; returns wall and CPU milliseconds [tools][samples][queries]."""
-    for rank in found.values():
-        for query, items in lists[:3]:
-            rank(query, items)
     for query, items in lists:
         found["rankdistill, kept"](query, items)
     wall, cpu = np.empty((2, len(found), 2 * rounds, len(lists)))
-    order = [*range(len(found)), *reversed(range(len(found)))]
     ranks = list(found.values())
+    order = [*range(len(ranks)), *reversed(range(len(ranks)))]
     for turn in range(rounds):
-        for number, (query, items) in enumerate(lists):
-            for position, row in enumerate(order):
-                time.sleep(PAUSE)
-                sample = 2 * turn + (position >= len(ranks))
+        for position, row in enumerate(order):
+            time.sleep(PAUSE)
+            for query, items in lists[:WAKE]:
+                ranks[row](query, items)
+            sample = 2 * turn + (position >= len(ranks))
+            for number, (query, items) in enumerate(lists):
                 start, start_cpu = time.perf_counter(), time.process_time()
                 ranks[row](query, items)
                 cpu[row, sample, number] = (time.process_time() - start_cpu) * 1e3

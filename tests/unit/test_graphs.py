@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
+from export.bert_graph import write_bert_graph
 from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 from export.errors import GraphError, ModelError
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
 from export.measure.systems import System
-from export.onnx import export_graph, fuse_graph, write_graphs
+from export.onnx import fuse_graph, trace_graph, write_graphs
 from export.quantize import quantize_graph, saturating
 from export.runtime.scorer import BatchScorer, PairScorer
 from export.runtime.tokens import PairEncoder
@@ -88,8 +89,10 @@ def test_counts_are_what_the_layers_ask_for(graphs):
     assert counts[FP32]["left_fp32"] == products
     assert counts[INT8]["quantized"] == products
     assert counts[INT8]["left_fp32"] == 0
-    assert counts[INT8]["quantized_embeddings"] == 3
-    assert counts[FUSED]["fused_attention"] == LAYERS - 1
+    assert counts[INT8]["quantized_embeddings"] == 1  # the words
+    assert counts[FULL_INT8]["quantized_embeddings"] == 2  # traced, positions are looked up too
+    assert counts[FUSED]["fused_attention"] == LAYERS
+    assert counts[FP32]["nodes"] < counts[FULL]["nodes"] / 2
     assert (counts[INT8]["cls_only"], counts[FULL_INT8]["cls_only"]) == (True, False)
 
 
@@ -99,8 +102,8 @@ def test_all_attentions_of_the_full_graph_are_fused(graphs, tmp_path):
 
 
 def test_a_graph_that_does_not_fuse_as_asked_is_an_error(graphs, tmp_path):
-    with pytest.raises(GraphError, match="2 attentions were fused, 3 were asked for"):
-        fuse_graph(graphs / FP32, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=3)
+    with pytest.raises(GraphError, match="3 attentions were fused, 2 were asked for"):
+        fuse_graph(graphs / FULL, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=2)
 
 
 def test_int8_scores_do_not_depend_on_company_order_or_threads(checkpoint, graphs, lists):
@@ -120,16 +123,9 @@ def test_int8_keeps_most_of_the_order(checkpoint, graphs, lists):
 
 
 def test_reduce_range_keeps_weights_within_seven_bits(graphs, tmp_path):
-    import onnx
-    from onnx import numpy_helper
-
     quantize_graph(graphs / FP32, tmp_path / "r.onnx", per_channel=True, reduce_range=True)
-    weights = [
-        numpy_helper.to_array(t)
-        for t in onnx.load(tmp_path / "r.onnx").graph.initializer
-        if t.data_type == onnx.TensorProto.INT8 and "MatMul" in t.name
-    ]
-    assert weights
+    weights = list(matrices(tmp_path / "r.onnx")[0].values())
+    assert len(weights) == 6 * LAYERS + 2
     assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
 
 
@@ -191,7 +187,44 @@ def test_what_is_no_ranker_is_refused(encoder, tmp_path, checkpoint):
         PairScorer(tmp_path / "broken.onnx", PairEncoder.load(checkpoint, 24), 1)
 
 
-def test_export_is_reproducible(checkpoint, graphs, tmp_path):
-    export_graph(checkpoint, tmp_path / "again.onnx", cls_only=True, opset=18)
-    assert (tmp_path / "again.onnx").read_bytes() == (graphs / FP32).read_bytes()
-    assert count_nodes(tmp_path / "again.onnx") == count_nodes(graphs / FP32)
+@pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_new", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("cls_only", [True, False])
+def test_the_built_graph_has_pytorchs_scores_in_padded_batches(encoder, tmp_path, activation, cls_only):
+    import onnxruntime
+
+    config = json.loads((encoder / "config.json").read_text())
+    torch.manual_seed(3)
+    model = BertForSequenceClassification.from_pretrained(encoder, num_labels=1, hidden_act=activation).eval()
+    assert config["hidden_act"] == "gelu"
+    model.save_pretrained(tmp_path)
+    write_bert_graph(tmp_path, tmp_path / "g.onnx", cls_only=cls_only, opset=17)
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx")
+    for pairs, tokens in ((1, 1), (1, 30), (7, 20)):
+        ids = torch.randint(5, 60, (pairs, tokens))
+        lengths = torch.randint(1, tokens + 1, (pairs,))
+        mask = (torch.arange(tokens) < lengths[:, None]).long()
+        types = (torch.arange(tokens) > tokens // 2).long().expand(pairs, tokens)
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        with torch.no_grad():
+            expected = model(**inputs).logits.numpy()
+        (found,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_the_builder_does_not_know_is_refused(checkpoint, tmp_path):
+    config = json.loads((checkpoint / "config.json").read_text())
+    for change, message in (
+        ({"hidden_act": "silu"}, "hidden_act=silu; built are gelu"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelError, match=message):
+            write_bert_graph(tmp_path, tmp_path / "g.onnx", cls_only=True, opset=18)
+
+
+def test_graphs_are_reproducible(checkpoint, graphs, tmp_path):
+    trace_graph(checkpoint, tmp_path / "traced.onnx", opset=18)
+    write_bert_graph(checkpoint, tmp_path / "built.onnx", cls_only=True, opset=18)
+    for name, again in ((FULL, "traced.onnx"), (FP32, "built.onnx")):
+        assert (tmp_path / again).read_bytes() == (graphs / name).read_bytes()
+        assert count_nodes(tmp_path / again) == count_nodes(graphs / name)

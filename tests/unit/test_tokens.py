@@ -13,8 +13,8 @@ from transformers import BertTokenizerFast
 from distill.records import RankingData, RankingWriter
 from distill.tokens import PairTokens, TokenTable, length_sorted, write
 from export.errors import ModelError
-from export.runtime.ascii_words import AsciiWords
 from export.runtime.tokens import PairEncoder, kept_lengths
+from export.runtime.words import Words
 
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(["red", "car", "blue", "x9", "東京", "🙂"]), max_size=30).map(
     " ".join
@@ -84,28 +84,41 @@ def test_forked_processes_tokenise_the_same(encoder):
         np.testing.assert_array_equal(one, other)
 
 
-@given(st.text(st.characters(max_codepoint=127), max_size=80))
+@given(st.text(st.characters(max_codepoint=127), max_size=80) | st.text(max_size=60))
 @settings(max_examples=500, deadline=None)
-def test_plain_ascii_has_the_tokenizers_own_ids(encoder, text):
+def test_texts_taken_apart_have_the_tokenizers_own_ids(encoder, text):
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
-    found = AsciiWords.of(tokenizer).ids(text)
+    found = Words.of(tokenizer).ids(text)
     if found is not None:
         assert found.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
     else:
-        assert any((ord(c) < 32 and c not in "\t\n\r") or c == "\x7f" for c in text) or "[" in text
+        assert "[" in text or any(len(stretch) > 24 for stretch in text.split(" "))
+
+
+@given(
+    query=st.lists(st.integers(5, 60), max_size=30), item=st.lists(st.integers(5, 60), max_size=30),
+    max_length=st.integers(5, 40),
+)  # fmt: skip
+def test_a_pair_alone_is_joined_as_in_a_batch(encoder, query, item, max_length):
+    pair = PairEncoder.load(encoder, max_length)
+    query, item = np.array(query, dtype=np.int32), np.array(item, dtype=np.int32)
+    batch = pair.batch([query], [item])
+    for name, values in pair.one(query, item).items():
+        assert values.dtype == np.int64
+        np.testing.assert_array_equal(values, batch[name])
 
 
 def test_only_bert_tokenizers_have_the_short_way(encoder):
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
-    assert AsciiWords.of(tokenizer) is not None
+    assert Words.of(tokenizer) is not None
     tokenizer.pre_tokenizer = Whitespace()
-    assert AsciiWords.of(tokenizer) is None
+    assert Words.of(tokenizer) is None
 
 
 def test_words_beyond_what_is_kept_are_asked_for_again(encoder, monkeypatch):
-    monkeypatch.setattr("export.runtime.ascii_words.MOST_WORDS", 3)
+    monkeypatch.setattr("export.runtime.words.MOST_WORDS", 3)
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
-    words = AsciiWords.of(tokenizer)
+    words = Words.of(tokenizer)
     for text in ("red car", "blue boat and lamp", "red lamp", "old chair table red") * 3:
         assert words.ids(text).tolist() == tokenizer.encode(text, add_special_tokens=False).ids
 
