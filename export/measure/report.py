@@ -109,8 +109,12 @@ def plot_file(rows: Sequence[Row]) -> str:
     svg = quality_plot(rows, (width, height), "plot")
     for variable, colour in FILE_COLOURS.items():
         svg = svg.replace(f"var(--{variable})", colour)
-    style = f'width="{width}" height="{height}" style="background: #fff" font-family="sans-serif"'
-    return svg.replace("<svg", f"<svg {style}", 1) + "\n" if svg else ""
+    if not svg:
+        return ""
+    tag, rest = svg.split(">", 1)
+    tag = re.sub(r' (width|height|style)="[^"]*"', "", tag)
+    frame = f' width="{width}" height="{height}" style="background: #fff" font-family="sans-serif"'
+    return f"{tag}{frame}>{rest}\n"
 
 
 def _draw_axes(axes: Any, points: Sequence[Row], lines: Sequence[Row]) -> None:

@@ -73,6 +73,12 @@ def test_every_package_is_listed_in_pyproject():
     assert listed == found
 
 
+def test_annotations_are_offered_to_type_checkers():
+    for package in ("distill", "export"):
+        assert (ROOT / package / "py.typed").is_file()
+    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_every_option_of_conf_is_told_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "experiment"):

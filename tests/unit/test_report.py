@@ -2,6 +2,7 @@ import copy
 import io
 import math
 import re
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -270,3 +271,12 @@ def test_markup_in_names_is_text(hostile):
 )  # fmt: skip
 def test_values_are_written_sensibly(value, kind, text):
     assert shown(value, kind) == text
+
+
+def test_the_plot_of_its_own_file_is_whole_xml_in_real_colours(tradeoff, hostile):
+    for rows in (tradeoff["rows"], hostile["rows"]):
+        root = ElementTree.fromstring(report.plot_file(rows))
+        assert root.tag.endswith("svg")
+        assert (root.get("width"), root.get("height")) == ("940", "560")
+        assert "var(--" not in report.plot_file(rows)
+    assert report.plot_file([row for row in tradeoff["rows"] if row["p50_ms"] is None]) == ""
