@@ -68,6 +68,8 @@ def _job(composed: DictConfig) -> float | None:
         if not tradeoff:
             return None
         print_tradeoff(tradeoff, Console())
+        for line in tradeoff.get("gate", {}).get("lines", ()):
+            log.info("budget, %s: %s", line["verdict"], line["bound"])
         log.info("%s", folder / "report.html")
         return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
     except UserError as error:

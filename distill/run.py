@@ -20,12 +20,14 @@ from distill.records import RankingData
 from distill.schema import Config
 from distill.stages import Built
 from export import bundle as bundle_
+from export import gating
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure import evaluation
 from export.measure import latency as latency_
 from export.measure import parity as parity_
 from export.measure import predictions as predictions_
+from export.measure.budget import Budget
 from export.measure.systems import System
 from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
 from export.runtime.manifest import EVALUATION
@@ -106,6 +108,9 @@ class Run:
         write_report(tradeoff, self.folder / "report.html")
         self._write("finished")
         bundle_.write_bundle(self.folder, self.folder / "bundle")
+        if self.config.budget.require:
+            verdict = gating.judge_run(self.folder, Budget.of(asdict(self.config.budget), "budget"))
+            tradeoff["gate"] = verdict
         return tradeoff
 
     def _tradeoff(self, measured: Measured) -> dict[str, Any]:

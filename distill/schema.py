@@ -217,6 +217,15 @@ class Measure:
 
 
 @dataclass
+class Budget:
+    """What a student is held to; `export.measure.budget` says what a bound can be."""
+
+    require: list[str] = field(default_factory=list)
+    confidence: float = 0.95
+    time_limit: float = 120.0
+
+
+@dataclass
 class Config:
     """An experiment."""
 
@@ -231,6 +240,7 @@ class Config:
     export: Export = field(default_factory=Export)
     quantize: Quantize = MISSING
     measure: Measure = MISSING
+    budget: Budget = field(default_factory=Budget)
 
 
 NODES: dict[str, dict[str, type]] = {
@@ -243,6 +253,7 @@ NODES: dict[str, dict[str, type]] = {
     "schema/train": {"train": Train},
     "schema/quantize": {"none": NoQuantize, "int8": Int8},
     "schema/measure": {"measure": Measure},
+    "schema/budget": {"budget": Budget},
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from distill.schema import (
     Term,
     Train,
 )
+from export.errors import UserError
+from export.measure import budget
 from export.runtime.tokens import SPECIAL
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -103,7 +105,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: with a line for each option that cannot be: its name, its value, what is allowed.
     """
-    problems = [*_broken_rules(config, ""), *_cross_checks(config)]
+    problems = [*_broken_rules(config, ""), *_cross_checks(config), *_budget_checks(config)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -145,6 +147,15 @@ def _cross_checks(config: Config) -> Iterator[str]:
             yield problem("train.report_to", tracker, f"an installed tracker; run: pip install {tracker}")
     if not _is_layers(student.layers):
         yield problem("student.layers", student.layers, "a number of layers >= 1, or a rising list of layers from 0")
+
+
+def _budget_checks(config: Config) -> Iterator[str]:
+    if not config.budget.require:
+        return
+    try:
+        budget.Budget.of(asdict(config.budget), "budget")
+    except UserError as error:
+        yield from str(error).splitlines()
 
 
 def _hub_columns(data: HubData) -> bool:

@@ -159,6 +159,72 @@ def bench(
     )
 
 
+@app.command()
+def gate(
+    subject: Annotated[
+        Path, typer.Argument(metavar="BUNDLE_OR_RUN", help="A bundle, or the folder of a run.", show_default=False)
+    ],
+    budget: Annotated[Path, typer.Option("--budget", help="YAML file with the bounds.", show_default=False)],
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Bundle that ratios are against.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Run whose teacher is compared with; else the bundle's own run.")
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help='JSON Lines of {"query": ..., "items": [...]}; without it, its golden texts.'),
+    ] = None,
+    items: Annotated[int, typer.Option("--items", min=1, help="Items of a request made of golden texts.")] = 20,
+    variant: VariantName = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdict as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Append the verdict as Markdown.")] = None,
+) -> None:
+    """Hold a bundle to a budget; latency is measured here and now.
+
+    Ends with 0 pass, 1 fail, 3 inconclusive, 2 unusable input.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from export import gating
+    from export.measure import verdict as verdict_
+
+    with _told():
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("measure", total=1.0)
+            verdict, about = gating.gate(
+                subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
+                progress=lambda what, share: bar.update(task, description=what, completed=share),
+            )  # fmt: skip
+        title = about["bundle"]
+        for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
+            if path is not None:
+                _write(path, text)
+        if markdown is not None:
+            _append(markdown, verdict_.as_markdown(verdict, title))
+    for line in verdict.lines:
+        typer.echo(f"{line.verdict:12} {verdict_.sentence(line)}")
+    typer.echo(verdict.verdict)
+    raise typer.Exit(verdict.exit_code)
+
+
+def _write(path: Path, text: str) -> None:
+    from export.files import write_atomic
+
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _print_phases(rows: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console

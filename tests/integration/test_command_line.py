@@ -15,6 +15,8 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = {
+    "budget.require=[recall >= 1]": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
+    "budget.confidence=2": "budget: confidence: 2.0; a number between 0.5 and 1",
     "student.layrs=3": "layrs",
     "student.layers=99": "student.layers=99: allowed is 1 to",
     "student.layers=abc": "student.layers=abc: allowed is a number of layers",
@@ -92,7 +94,7 @@ def test_hydras_flags_work_from_any_folder(flag, tmp_path):
 
 def test_help_lists_what_each_group_has(tmp_path):
     lines = distill("--help", cwd=tmp_path).stdout.splitlines()
-    for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "experiment"):
+    for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "budget", "experiment"):
         listed = next(line for line in lines if line.startswith(f"{group}: ")).partition(": ")[2].split(", ")
         assert sorted(listed) == sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 

@@ -70,6 +70,22 @@ def test_run_json_names_its_stages_by_relative_paths(place):
     assert "<svg" in (run / "report.html").read_text()
 
 
+def test_a_run_ends_with_its_verdict(place):
+    run = newest_run(place[0])
+    gate = json.loads((run / "gate.json").read_text())
+    lines = {line["metric"]: line for line in gate["lines"]}
+    assert set(lines) == {"retention", "size_mb", "cpu_speedup_vs_teacher_onnx"}
+    rows = {(row["model"], row["engine"], row["precision"]): row for row in table(run)["rows"]}
+    student, teacher = rows["student", "onnxruntime", "int8"], rows["teacher", "onnxruntime", "fp32"]
+    assert lines["retention"]["measured"] == pytest.approx(student["retention"], abs=1e-5)
+    assert (lines["retention"]["low"], lines["retention"]["high"]) != (None, None)
+    assert lines["size_mb"]["verdict"] == "pass"
+    speedup = teacher["cpu_ms_per_query"] / student["cpu_ms_per_query"]
+    assert lines["cpu_speedup_vs_teacher_onnx"]["measured"] == pytest.approx(speedup)
+    assert gate["verdict"] in ("pass", "fail", "inconclusive")
+    assert f"budget, {lines['size_mb']['verdict']}: size_mb <= 25" in place[1].stdout
+
+
 def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder):
     folder, _ = place
     first = table(newest_run(folder))
@@ -102,11 +118,14 @@ def test_a_sweep_goes_on_after_a_job_that_fails(place, beir, encoder):
 
 def test_without_quantization_and_cls_only_there_are_other_rows(place, beir, encoder):
     folder, _ = place
-    done = distill(*small(beir, encoder), "quantize=none", "export.cls_only=false", "name=plain", cwd=folder)
+    done = distill(
+        *small(beir, encoder), "quantize=none", "export.cls_only=false", "budget=none", "name=plain", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     tradeoff = table(newest_run(folder, "plain"))
     assert not [row for row in tradeoff["rows"] if row["precision"] == "int8"]
     assert not any(graph["cls_only"] for graph in tradeoff["graphs"])
+    assert not (newest_run(folder, "plain") / "gate.json").exists()
 
 
 def test_a_tuned_reranker_is_used_as_it_is(place, beir):

@@ -73,6 +73,13 @@ def test_every_package_is_listed_in_pyproject():
     assert listed == found
 
 
+def test_every_metric_of_a_budget_is_told_in_the_readme():
+    from export.measure.budget import METRICS
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in METRICS if f"`{name}`" not in text] == []
+
+
 def test_annotations_are_offered_to_type_checkers():
     for package in ("distill", "export"):
         assert (ROOT / package / "py.typed").is_file()
@@ -81,7 +88,7 @@ def test_annotations_are_offered_to_type_checkers():
 
 def test_every_option_of_conf_is_told_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "experiment"):
+    for group in ("data", "teacher", "student", "loss", "train", "quantize", "measure", "budget", "experiment"):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert f"`{path.stem}`" in text, f"README does not name {group}={path.stem}"
             for option in yaml.safe_load(path.read_text()) or {}:

@@ -1,0 +1,111 @@
+"""A gate from end to end: find what is gated, measure what the budget asks for, judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from export.bench import golden_requests, read_requests
+from export.errors import UserError
+from export.files import write_atomic
+from export.host import describe_host, versions
+from export.measure import evaluation
+from export.measure.budget import Budget
+from export.measure.gate import Estimate, Verdict, judge
+from export.measure.invariance import measure_invariance
+from export.measure.recorded import latency_estimates, quality_estimates
+from export.measure.subject import Subject, measure, teacher_of
+from export.measure.verdict import as_json
+from export.runtime.manifest import EVALUATION, MANIFEST, Manifest
+
+LIBRARIES = ("rankdistill", "onnxruntime", "tokenizers", "numpy")
+RUN, GATE = "run.json", "gate.json"
+
+
+def gate(
+    path: Path,
+    budget_file: Path,
+    *,
+    baseline: Path | None,
+    teacher: Path | None,
+    requests: Path | None,
+    items: int,
+    variant: str | None,
+    progress: Callable[[str, float], None],
+) -> tuple[Verdict, dict[str, Any]]:
+    """Hold a bundle to a budget.
+
+    Args:
+        path: a bundle, or a run's folder, which has one.
+        budget_file: YAML file with the bounds.
+        baseline: bundle that ratios and differences are against.
+        teacher: run whose teacher is compared with; None for the run that the bundle lies in.
+        requests: JSON Lines of requests; None for the bundle's golden texts.
+        items: of a request made of golden texts.
+        variant: graph that is gated; None for the one for this processor.
+        progress: is told what is being measured, and which share of it is done.
+
+    Returns:
+        The verdict, and what else gate.json says.
+
+    Raises:
+        UserError: if anything that is given cannot be used.
+    """
+    budget = Budget.read(budget_file)
+    bundle = path / "bundle" if (path / RUN).is_file() else path
+    if not (bundle / MANIFEST).is_file():
+        raise UserError(f"{path} is neither a bundle nor a run with one")
+    manifest = Manifest.read(bundle)
+    chosen = manifest.variant(variant)
+    if baseline is not None:
+        Manifest.read(baseline)
+    run = teacher or (bundle.parent if (bundle.parent / RUN).is_file() else None)
+    if teacher is not None and not (teacher / RUN).is_file():
+        raise UserError(f"{teacher} is no run: it has no {RUN}")
+    needs_teacher = any(bound.metric.needs == "teacher" for bound in budget.bounds)
+    found = teacher_of(run) if run is not None and needs_teacher else None
+    subject = Subject(bundle, chosen.name, baseline, found)
+    asked = read_requests(requests) if requests else golden_requests(bundle, items)
+    estimates = measure(subject, budget, asked, progress)
+    about = {
+        "bundle": str(bundle),
+        "key": manifest.content["key"],
+        "variant": chosen.name,
+        "budget": str(budget_file),
+        "baseline": str(baseline) if baseline else None,
+        "requests": len(asked),
+        "host": describe_host(),
+        "versions": versions(LIBRARIES),
+    }
+    model = f"student {chosen.name}"
+    invariance = measure_invariance(bundle, chosen.name, asked)
+    return judge(budget, estimates, model, [invariance.line(model)]), about
+
+
+def judge_run(run: Path, budget: Budget) -> dict[str, Any]:
+    """Hold a run to a budget by what it measured itself, and write its gate.json.
+
+    Args:
+        run: folder of a finished run with its bundle.
+        budget: the bounds; those against a baseline are unusable here.
+
+    Returns:
+        The content of gate.json.
+    """
+    bundle = run / "bundle"
+    manifest = Manifest.read(bundle)
+    chosen = manifest.variant()
+    content = evaluation.read(bundle / EVALUATION)
+    names = [bound.metric.name for bound in budget.bounds if bound.metric.kind == "quality"]
+    found = quality_estimates(content, chosen.precision, names, budget.confidence, None)
+    found |= latency_estimates(content, chosen.precision, budget.confidence)
+    rows = [row for row in manifest.content["quality"] if row["model"] == "student"]
+    row = next(row for row in rows if row["precision"] == chosen.precision)
+    found["size_mb"], found["peak_rss_mb"] = Estimate.exact(row["size_mb"]), Estimate.exact(row["peak_rss_mb"])
+    found["pairs_per_s"] = Estimate.exact(row["pairs_per_s"])
+    verdict = judge(budget, found, f"student {chosen.name}")
+    text = as_json(verdict, {"bundle": "bundle", "key": manifest.content["key"], "variant": chosen.name})
+    write_atomic(run / GATE, text)
+    return dict(json.loads(text))

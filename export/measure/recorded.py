@@ -1,0 +1,127 @@
+"""Estimates from what a bundle recorded query by query: quality always, latency where the run itself is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.measure.duel import quantile_interval
+from export.measure.gate import Estimate, Missing
+from export.measure.quality import difference_interval, mean_interval, ratio_interval
+
+RESAMPLES, SEED = 10_000, 0
+MAIN = "ndcg@10"
+PERCENTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+MORE_QUERIES = "more test queries are needed"
+
+Float64 = npt.NDArray[np.float64]
+Found = dict[str, Estimate | Missing]
+Content = Mapping[str, Any]  # of evaluation.json.gz
+
+
+def quality_estimates(
+    content: Content, precision: str, names: Sequence[str], confidence: float, baseline: Content | None
+) -> Found:
+    """Return estimates of quality metrics of the student's graph of that precision.
+
+    Args:
+        content: what the bundle recorded.
+        precision: "fp32" or "int8".
+        names: of the metrics that are wanted.
+        confidence: of the intervals.
+        baseline: what the baseline bundle recorded, None without one.
+    """
+    own = _values(content, "student", precision)
+    if own is None:
+        return {name: Missing(f"the bundle has no per-query values of {precision}") for name in names}
+    found: Found = {}
+    for name in names:
+        if name == "quality_difference":
+            found[name] = _difference(content, own, precision, confidence, baseline)
+        elif name in ("retention", "lift_kept"):
+            found[name] = _relative(name, content, own, confidence)
+        else:
+            interval = mean_interval(own[name], confidence=confidence, resamples=RESAMPLES, seed=SEED)
+            found[name] = _of_queries(float(np.nanmean(own[name])), interval, own[name])
+    return found
+
+
+def latency_estimates(content: Content, precision: str, confidence: float) -> Found:
+    """Return estimates of the student's latency from the samples of the run that made the bundle.
+
+    Args:
+        content: what the bundle recorded.
+        precision: "fp32" or "int8".
+        confidence: of the intervals.
+    """
+    own = _model(content, "student", precision)
+    if own is None or "wall_ms" not in own:
+        return {}
+    wall, cpu = (np.array(own[name], dtype=np.float64) for name in ("wall_ms", "cpu_ms"))
+    found: Found = {}
+    for name, share in PERCENTILES.items():
+        value = float(np.quantile(wall, share))
+        found[name] = _of_queries(value, quantile_interval(wall.ravel(), share, confidence), wall.ravel())
+    medians = np.median(cpu, axis=0)
+    interval = quantile_interval(medians, 0.5, confidence)
+    found["cpu_ms_per_query"] = _of_queries(float(np.median(medians)), interval, medians)
+    teacher = _model(content, "teacher", "fp32", "onnxruntime")
+    if teacher is not None and "cpu_ms" in teacher:
+        theirs = np.median(np.array(teacher["cpu_ms"], dtype=np.float64), axis=0)
+        interval = ratio_interval(theirs, medians, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+        found["cpu_speedup_vs_teacher_onnx"] = _of_queries(float(theirs.mean() / medians.mean()), interval, medians)
+    return found
+
+
+def _relative(name: str, content: Content, own: Mapping[str, Float64], confidence: float) -> Estimate | Missing:
+    teacher = _values(content, "teacher", "fp32")
+    if teacher is None:
+        return Missing("the bundle has no per-query values of the teacher")
+    above, all_ = own[MAIN], teacher[MAIN]
+    if name == "lift_kept":
+        simple = [_values(content, row["model"], row["precision"]) for row in content["models"] if not row["engine"]]
+        if not simple:
+            return Missing("no simple baseline was measured (popularity, BM25)")
+        best = max((values[MAIN] for values in simple if values is not None), key=np.nanmean)
+        above, all_ = above - best, all_ - best
+    interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    return _of_queries(float(np.nanmean(above) / np.nanmean(all_)), interval, above)
+
+
+def _difference(
+    content: Content, own: Mapping[str, Float64], precision: str, confidence: float, baseline: Content | None
+) -> Estimate | Missing:
+    if baseline is None:
+        return Missing("it needs --baseline BUNDLE")
+    for field, what in (("fingerprint", "data"), ("split", "split"), ("queries", "queries")):
+        if baseline[field] != content[field]:
+            return Missing(f"the baseline was measured on other {what}")
+    theirs = _values(baseline, "student", precision)
+    if theirs is None:
+        return Missing(f"the baseline has no per-query values of {precision}")
+    a, b = own[MAIN], theirs[MAIN]
+    interval = difference_interval(a, b, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    return _of_queries(float(np.nanmean(a - b)), interval, a)
+
+
+def _model(content: Content, model: str, precision: str | None, engine: str | None = None) -> Content | None:
+    """Return the last row of a model with that precision, and that engine if one is named."""
+    rows = [row for row in content["models"] if (row["model"], row["precision"]) == (model, precision)]
+    rows = [row for row in rows if engine in (None, row["engine"])]
+    return rows[-1] if rows else None
+
+
+def _values(content: Content, model: str, precision: str | None) -> dict[str, Float64] | None:
+    row = _model(content, model, precision)
+    if row is None:
+        return None
+    return {name: np.array(values, dtype=np.float64) for name, values in row["quality"].items()}
+
+
+def _of_queries(value: float, interval: tuple[float, float], values: Float64) -> Estimate:
+    known = int((~np.isnan(values)).sum())
+    return Estimate(value if known else math.nan, *interval, samples=known, unit="queries", limit=MORE_QUERIES)

@@ -1,0 +1,270 @@
+"""What a gate needs of a bundle: quality from its per-query values, latency measured here and now."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.errors import UserError
+from export.graph import FP32 as TEACHER_GRAPH
+from export.measure import duel as duel_
+from export.measure import evaluation
+from export.measure.budget import Bound, Budget
+from export.measure.duel import Float64, Request, Times
+from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
+from export.measure.quality import ratio_interval
+from export.measure.recorded import PERCENTILES, RESAMPLES, SEED, Found, quality_estimates
+from export.runtime.manifest import EVALUATION, Manifest
+from export.runtime.ranker import Ranker
+from export.runtime.scorer import PairScorer
+from export.runtime.threads import available_cores
+from export.runtime.tokens import PairEncoder
+
+TEACHER_BATCH = 4  # pairs of equal length that share a call of the fp32 teacher: the fastest of those tried
+MEMORY = """
+import json, sys
+from export.runtime import Ranker
+spec = json.load(sys.stdin)
+with Ranker.load(spec["bundle"], variant=spec["variant"]) as ranker:
+    for query, items in spec["requests"]:
+        ranker.score_items(query, items)
+with open("/proc/self/status") as file:
+    print(next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")) / 1e6)
+"""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is held to a budget, and what it is compared with.
+
+    Attributes:
+        bundle: its folder.
+        variant: name of the graph that is gated.
+        baseline: folder of the bundle it is compared with, None without one.
+        teacher: folder with the teacher's tokenizer.json, its graph's file, and its max_length; None without one.
+    """
+
+    bundle: Path
+    variant: str
+    baseline: Path | None = None
+    teacher: tuple[Path, Path, int] | None = None
+
+
+def measure(subject: Subject, budget: Budget, requests: Sequence[Request], progress: Progress) -> Found:
+    """Return what was measured of every metric that a budget bounds.
+
+    Args:
+        subject: what is held to it.
+        budget: the bounds; only what they ask for is measured.
+        requests: queries with their items, for latency and memory.
+        progress: is told what is going on, and which share of it is done.
+
+    Raises:
+        UserError: if a bundle cannot be read.
+    """
+    wanted = {bound.metric.name: bound for bound in budget.bounds}
+    found: Found = {}
+    found |= _quality(subject, budget, wanted)
+    found |= _size(subject, wanted)
+    found |= _memory(subject, requests, wanted)
+    absolute = [b for b in budget.bounds if b.metric.kind == "latency" and not b.metric.needs]
+    if absolute:
+        found |= _absolute(subject, budget, absolute, requests, progress)
+    for rival in ("teacher", "baseline"):
+        bounds = [b for b in budget.bounds if b.metric.kind == "latency" and b.metric.needs == rival]
+        if bounds:
+            found |= _against(subject, budget, bounds, rival, requests, progress)
+    return found
+
+
+def teacher_of(run: Path) -> tuple[Path, Path, int]:
+    """Return a run's teacher: the folder with its tokenizer, its fp32 graph, its max_length.
+
+    Raises:
+        UserError: if the run does not have it any more.
+    """
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    config = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))["config"]
+    folders = [run / record["stages"].get(role, "-") for role in ("teacher", "teacher graphs")]
+    graph = folders[1] / TEACHER_GRAPH
+    if not graph.is_file():
+        raise UserError(f"{run}: the teacher's graph is not there any more; give the run's command again")
+    return folders[0], graph, int(config["teacher"]["max_length"])
+
+
+def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> Found:
+    names = [name for name, bound in wanted.items() if bound.metric.kind == "quality"]
+    if not names:
+        return {}
+    content = evaluation.read(subject.bundle / EVALUATION)
+    baseline = evaluation.read(subject.baseline / EVALUATION) if subject.baseline else None
+    precision = Manifest.read(subject.bundle).variant(subject.variant).precision
+    return quality_estimates(content, precision, names, budget.confidence, baseline)
+
+
+def _size(subject: Subject, wanted: Mapping[str, Bound]) -> Found:
+    if "size_mb" not in wanted:
+        return {}
+    file = subject.bundle / Manifest.read(subject.bundle).variant(subject.variant).file
+    return {"size_mb": Estimate.exact(file.stat().st_size / 1e6)}
+
+
+def _memory(subject: Subject, requests: Sequence[Request], wanted: Mapping[str, Bound]) -> Found:
+    """Return the peak memory of a process that serves nothing but these requests."""
+    if "peak_rss_mb" not in wanted:
+        return {}
+    if not Path("/proc/self/status").is_file():
+        return {"peak_rss_mb": Missing("this system does not tell a process's peak memory")}
+    spec = {"bundle": str(subject.bundle.resolve()), "variant": subject.variant, "requests": list(requests)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], input=json.dumps(spec), text=True, capture_output=True, check=False
+    )
+    if done.returncode:
+        return {
+            "peak_rss_mb": Missing(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
+        }
+    return {"peak_rss_mb": Estimate.exact(float(done.stdout))}
+
+
+def _absolute(
+    subject: Subject, budget: Budget, bounds: Sequence[Bound], requests: Sequence[Request], progress: Progress
+) -> Found:
+    """Time the ranker against itself: the turns of both rows are its own."""
+    pairs = np.array([len(items) for _, items in requests])
+
+    def estimates(times: Times, confidence: float) -> Found:
+        wall, cpu = times.wall.ravel(), times.cpu.ravel()
+        found: Found = {}
+        for name, share in PERCENTILES.items():
+            value = float(np.quantile(wall, share))
+            found[name] = _of_time(value, duel_.quantile_interval(wall, share, confidence), len(wall), "requests")
+        value = float(np.median(cpu))
+        interval = duel_.quantile_interval(cpu, 0.5, confidence)
+        found["cpu_ms_per_query"] = _of_time(value, interval, len(cpu), "requests")
+        return found | {"pairs_per_s": _speed(times, pairs, confidence)}
+
+    with Ranker.load(subject.bundle, variant=subject.variant, keep_mb=0) as ranker:
+        return _duel(ranker, ranker, budget, bounds, requests, estimates, lambda share: progress("latency", share))
+
+
+def _speed(times: Times, pairs: Float64, confidence: float) -> Estimate:
+    counts = pairs[np.arange(times.blocks) % len(pairs)].astype(float) * 4  # a block is four turns of one request
+    seconds = times.wall.reshape(2, -1, 2).sum(axis=(0, 2)) / 1e3
+    interval = ratio_interval(counts, seconds, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    return _of_time(float(counts.sum() / seconds.sum()), interval, times.blocks, "blocks")
+
+
+def _against(
+    subject: Subject,
+    budget: Budget,
+    bounds: Sequence[Bound],
+    rival: str,
+    requests: Sequence[Request],
+    progress: Progress,
+) -> Found:
+    """Time the ranker against the teacher or the baseline."""
+    if getattr(subject, rival) is None:
+        hint = "--baseline BUNDLE" if rival == "baseline" else "the run, or --teacher FOLDER"
+        return {bound.metric.name: Missing(f"it needs {hint}") for bound in bounds}
+
+    with Ranker.load(subject.bundle, variant=subject.variant, keep_mb=0) as ranker, _rival(subject, rival) as other:
+        return compare(ranker, other, budget, bounds, requests, lambda share: progress(f"against the {rival}", share))
+
+
+def compare(
+    ranker: duel_.Scores,
+    rival: duel_.Scores,
+    budget: Budget,
+    bounds: Sequence[Bound],
+    requests: Sequence[Request],
+    progress: Callable[[float], None],
+) -> Found:
+    """Time two rankers until bounds on their ratios are decided, or the budget's time is over.
+
+    Args:
+        ranker: the one in question.
+        rival: teacher or baseline.
+        budget: its confidence and time limit.
+        bounds: on ratios.
+        requests: queries with their items.
+        progress: is told which share of the time is gone.
+    """
+
+    def estimates(times: Times, confidence: float) -> Found:
+        cpu, count = times.ratios(times.cpu), times.blocks
+        value, (low, high) = float(np.median(cpu)), duel_.quantile_interval(cpu, 0.5, confidence)
+        found: Found = {"cpu_ratio": _of_time(value, (low, high), count, "blocks")}
+        turned = (1 / high, 1 / low if low > 0 else math.inf)
+        found["cpu_speedup_vs_teacher_onnx"] = _of_time(1 / value, turned, count, "blocks")
+        for name, percent in (("p50_ratio", 50), ("p95_ratio", 95)):
+            value = float(np.percentile(times.wall[0], percent) / np.percentile(times.wall[1], percent))
+            interval = duel_.percentile_ratio_interval(times.wall, percent, confidence)
+            found[name] = _of_time(value, interval, count, "blocks")
+        return found
+
+    return _duel(ranker, rival, budget, bounds, requests, estimates, progress)
+
+
+class _Teacher:
+    """The teacher's graph, run as the student's is."""
+
+    def __init__(self, tokenizer: Path, graph: Path, max_length: int) -> None:
+        encoder = PairEncoder.load(tokenizer, max_length)
+        self._scorer = PairScorer(graph, encoder, available_cores(), TEACHER_BATCH)
+
+    def score_items(self, query: str, items: Sequence[str]) -> Any:
+        """Score a query's items."""
+        return self._scorer.score(query, items)
+
+    def __enter__(self) -> _Teacher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scorer.close()
+
+
+def _rival(subject: Subject, rival: str) -> Ranker | _Teacher:
+    if rival == "baseline":
+        assert subject.baseline is not None
+        return Ranker.load(subject.baseline, keep_mb=0)
+    assert subject.teacher is not None
+    return _Teacher(*subject.teacher)
+
+
+def _duel(
+    ranker: duel_.Scores,
+    rival: duel_.Scores,
+    budget: Budget,
+    bounds: Sequence[Bound],
+    requests: Sequence[Request],
+    estimates: Callable[[Times, float], Found],
+    progress: Callable[[float], None],
+) -> Found:
+    """Time until every bound is decided or the budget's time is over; returns the estimates of the last look."""
+    last: list[Found] = []
+
+    def decided(times: Times, look: int) -> bool:
+        last[:] = [estimates(times, duel_.confidence_at(look, budget.confidence))]
+        return all(decide(bound, _known(last[0][bound.metric.name])) != INCONCLUSIVE for bound in bounds)
+
+    duel_.duel(ranker, rival, requests, seconds=budget.time_limit, decided=decided, progress=progress)
+    return {bound.metric.name: last[0][bound.metric.name] for bound in bounds}
+
+
+def _known(found: Estimate | Missing) -> Estimate:
+    assert isinstance(found, Estimate)
+    return found
+
+
+def _of_time(value: float, interval: tuple[float, float], samples: int, unit: str) -> Estimate:
+    return Estimate(value, *interval, samples=samples, unit=unit, limit="raise the budget's time_limit")

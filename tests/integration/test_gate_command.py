@@ -1,0 +1,131 @@
+"""`ranker gate` on a small bundle: exit codes, files, what it is compared with."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.faults.bundles import seal
+
+pytestmark = pytest.mark.integration
+
+
+def gate(subject, budget, *arguments):
+    command = [sys.executable, "-m", "export.cli", "gate", str(subject), "--budget", str(budget), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture
+def budget(tmp_path):
+    def write(*bounds, **options) -> Path:
+        path = tmp_path / "budget.yaml"
+        path.write_text(json.dumps({"require": list(bounds), "time_limit": 20, **options}))
+        return path
+
+    return write
+
+
+def verdicts(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["verdict"], {line["metric"]: line["verdict"] for line in content["lines"]}
+
+
+def test_a_bundle_within_its_budget_passes(bundle, budget, tmp_path):
+    bounds = ("size_mb <= 5", "retention >= 0.2", "p95_ms <= 5000", "peak_rss_mb <= 2000", "pairs_per_s >= 1")
+    done = gate(bundle, budget(*bounds), "--json", tmp_path / "g.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "pass"
+    names = [*(bound.split()[0] for bound in bounds), "batch_invariance"]
+    assert verdicts(tmp_path / "g.json") == ("pass", dict.fromkeys(names, "pass"))
+
+
+def test_a_bundle_over_its_budget_fails_and_every_file_says_so(bundle, budget, tmp_path):
+    paths = {name: tmp_path / f"gate.{name}" for name in ("json", "junit", "markdown")}
+    paths["markdown"].write_text("# job\n")
+    options = [text for name, path in paths.items() for text in (f"--{name}", path)]
+    done = gate(bundle, budget("size_mb <= 0.001", "ndcg@10 >= 0.1"), *options)
+    assert done.returncode == 1, done.stderr
+    assert "size_mb of student" in done.stdout
+    assert verdicts(paths["json"]) == ("fail", {"size_mb": "fail", "ndcg@10": "pass", "batch_invariance": "pass"})
+    assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "1"
+    assert paths["markdown"].read_text().startswith("# job\n### ✗")
+
+
+def test_a_run_is_gated_by_its_bundle_and_its_teacher(bundle, budget):
+    done = gate(bundle.parent, budget("cpu_speedup_vs_teacher_onnx >= 0.01"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_bundle_away_from_its_run_needs_the_teacher_named(bundle, budget, tmp_path):
+    alone = Path(shutil.copytree(bundle, tmp_path / "alone"))
+    asked = budget("cpu_speedup_vs_teacher_onnx >= 0.01")
+    done = gate(alone, asked)
+    assert done.returncode == 2
+    assert "it needs the run, or --teacher" in done.stdout
+    assert gate(alone, asked, "--teacher", bundle.parent).returncode == 0
+
+
+def test_a_baseline_is_compared_with_in_pairs(bundle, budget, tmp_path):
+    asked = budget("quality_difference >= -0.01", "cpu_ratio <= 20")
+    assert gate(bundle, asked).returncode == 2  # no baseline
+    assert gate(bundle, asked, "--baseline", bundle).returncode == 0
+    worse = Path(shutil.copytree(bundle, tmp_path / "worse"))
+    path = worse / "evaluation.json.gz"
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    student = content["models"][4]
+    assert student["model"] == "student"
+    student["quality"]["ndcg@10"] = [value - 0.2 for value in student["quality"]["ndcg@10"]]
+    path.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
+    seal(worse)
+    done = gate(worse, asked, "--baseline", bundle)
+    assert done.returncode == 1
+    assert "quality_difference" in done.stdout
+    content["fingerprint"] = "data-other"
+    path.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
+    seal(worse)
+    done = gate(worse, budget("quality_difference >= -0.01"), "--baseline", bundle)
+    assert done.returncode == 2
+    assert "measured on other data" in done.stdout
+
+
+def test_what_cannot_be_decided_is_inconclusive(bundle, budget):
+    from export.measure import evaluation
+
+    rows = evaluation.read(bundle / "evaluation.json.gz")["models"]
+    values = next(row for row in rows if row["model"] == "student" and row["precision"] == "int8")["quality"]["ndcg@10"]
+    done = gate(bundle, budget(f"ndcg@10 >= {sum(values) / len(values):.6f}"))
+    assert done.returncode == 3, done.stdout
+    assert "more test queries are needed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "BUDGET"), "neither a bundle nor a run"),
+        (("BUNDLE", "missing.yaml"), "missing.yaml: No such file"),
+        (("BUNDLE", "BUDGET", "--baseline", "nowhere"), "no bundle"),
+        (("BUNDLE", "BUDGET", "--teacher", "nowhere"), "nowhere is no run"),
+        (("BUNDLE", "BUDGET", "--variant", "int4"), "has no variant int4"),
+        (("BUNDLE", "BUDGET", "--json", "/nonexistent/g.json"), "/nonexistent/g.json"),
+    ],
+)
+def test_input_that_cannot_be_used_ends_with_2_and_one_line(bundle, budget, arguments, message):
+    given = {"BUNDLE": bundle, "BUDGET": budget("size_mb <= 5")}
+    done = gate(*[given.get(each, each) for each in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_every_mistake_of_a_budget_is_told(bundle, budget):
+    done = gate(bundle, budget("recall >= 1", "p95_ms >= 3"))
+    assert done.returncode == 2
+    assert "no metric recall" in done.stderr
+    assert "bound it with <=" in done.stderr

@@ -1,0 +1,180 @@
+"""The gate's logic on synthetic measurements, and a budget's grammar."""
+
+from __future__ import annotations
+
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.errors import UserError
+from export.measure import verdict as verdict_
+from export.measure.budget import METRICS, Budget, parse_bound
+from export.measure.gate import Estimate, Missing, judge, worst
+
+
+def budget(*bounds, **options):
+    return Budget.of({"require": list(bounds), **options}, "here")
+
+
+def queries(value, low, high, samples=200):
+    return Estimate(value, low, high, samples, "queries", "more test queries are needed")
+
+
+@pytest.mark.parametrize(
+    ("bound", "interval", "verdict"),
+    [
+        ("retention >= 0.95", (0.97, 0.95, 0.99), "pass"),
+        ("retention >= 0.95", (0.97, 0.94, 0.99), "inconclusive"),
+        ("retention >= 0.95", (0.93, 0.90, 0.95), "inconclusive"),
+        ("retention >= 0.95", (0.93, 0.90, 0.949), "fail"),
+        ("p95_ms <= 15", (12, 11, 15), "pass"),
+        ("p95_ms <= 15", (14, 13, 16), "inconclusive"),
+        ("p95_ms <= 15", (17, 15.1, 19), "fail"),
+        ("p95_ms <= 15", (14, -math.inf, math.inf), "inconclusive"),
+        ("size_mb <= 20", (20, 20, 20), "pass"),
+        ("size_mb <= 20", (20.1, 20.1, 20.1), "fail"),
+        ("ndcg@10 >= 0.3", (math.nan, math.nan, math.nan), "inconclusive"),
+    ],
+)
+def test_a_bound_is_decided_by_the_whole_interval(bound, interval, verdict):
+    asked = budget(bound)
+    found = judge(asked, {asked.bounds[0].metric.name: queries(*interval)}, "student int8")
+    assert found.verdict == found.lines[0].verdict == verdict
+    assert found.exit_code == {"pass": 0, "fail": 1, "inconclusive": 3}[verdict]
+
+
+def test_what_was_not_measured_is_unusable_and_says_why():
+    asked = budget("cpu_ratio <= 1.05", "size_mb <= 20")
+    found = judge(asked, {"cpu_ratio": Missing("it needs --baseline BUNDLE"), "size_mb": Estimate.exact(3)}, "m")
+    assert (found.verdict, found.exit_code) == ("unusable", 2)
+    assert [line.verdict for line in found.lines] == ["unusable", "pass"]
+    assert found.lines[0].note == "it needs --baseline BUNDLE"
+    assert judge(asked, {}, "m").verdict == "unusable"
+
+
+def test_the_worst_line_decides():
+    assert worst(["pass", "inconclusive", "fail"]) == "fail"
+    assert worst(["pass", "unusable", "fail"]) == "unusable"
+    assert worst(["pass", "inconclusive"]) == "inconclusive"
+    assert worst(["pass"]) == "pass"
+
+
+def test_an_inconclusive_line_tells_what_it_would_take():
+    asked = budget("retention >= 0.95")
+    line = judge(asked, {"retention": queries(0.96, 0.94, 0.98, 200)}, "m").lines[0]
+    assert line.note == "it would take about 800 queries, there were 200; more test queries are needed"
+    close = judge(asked, {"retention": queries(0.9501, 0.93, 0.97)}, "m").lines[0]
+    assert "too close to the bound" in close.note
+    nothing = judge(asked, {"retention": queries(math.nan, math.nan, math.nan)}, "m").lines[0]
+    assert nothing.note == "no query has a value"
+    assert (nothing.measured, nothing.low, nothing.high) == (None, None, None)
+
+
+@given(
+    st.sampled_from(sorted(METRICS)), st.floats(0.01, 0.99),
+    st.lists(st.floats(-2, 2), min_size=3, max_size=3).map(sorted),
+)  # fmt: skip
+def test_no_interval_both_passes_and_fails_and_verdicts_can_be_written(name, allowed, numbers):
+    low, value, high = numbers
+    operator = ">=" if METRICS[name].higher else "<="
+    asked = budget(f"{name} {operator} {allowed}")
+    found = judge(asked, {name: queries(value, low, high)}, "m")
+    keeps = [n >= allowed if METRICS[name].higher else n <= allowed for n in numbers]
+    if found.verdict == "pass":
+        assert all(keeps)
+    elif found.verdict == "fail":
+        assert not any(keeps)
+    else:
+        assert min(low, high) <= allowed <= max(low, high)
+    json.loads(verdict_.as_json(found, {}))
+    ElementTree.fromstring(verdict_.as_junit(found, "t"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("retention", "no bound; write a metric, <= or >=, and a number"),
+        ("retention = 0.9", "no bound"),
+        ("retention > 0.9", "no bound"),
+        ("recall >= 0.9", "no metric recall; there are ndcg@10, mrr@10"),
+        ("retention <= 0.9", "of retention higher is better; bound it with >="),
+        ("p95_ms >= 15", "of p95_ms lower is better; bound it with <="),
+        ("ndcg@10 >= 1.01", "can never hold; ndcg@10 is from 0 to 1"),
+        ("p95_ms <= 0", "can never hold"),
+        ("p95_ms <= -3", "can never hold"),
+        ("ndcg@10 >= 0", "always holds"),
+        ("tau >= -1", "always holds"),
+        ("retention >= 1.2.3", "is no number"),
+    ],
+)
+def test_a_bound_that_cannot_be_is_refused(text, message):
+    with pytest.raises(UserError) as caught:
+        parse_bound(text)
+    assert message in str(caught.value)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["tau >= 1", "ndcg@10 >= 1", "retention >= 1.02", "quality_difference >= -0.005", "p95_ms<=15"]
+)
+def test_a_bound_that_can_hold_is_read(text):
+    bound = parse_bound(text)
+    assert str(bound).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "require: a list of bounds"),
+        ({"require": []}, "require: a list of bounds"),
+        ({"require": "retention >= 0.9"}, "require: a list of bounds"),
+        ({"require": ["retention >= 0.9"], "confidence": 1.5}, "confidence: 1.5; a number between 0.5 and 1"),
+        ({"require": ["retention >= 0.9"], "confidence": True}, "confidence: True"),
+        ({"require": ["retention >= 0.9"], "time_limit": 0}, "time_limit: 0"),
+        ({"require": ["retention >= 0.9"], "tolerance": 1}, "tolerance: no such option"),
+        ({"require": [{"retention": 0.9}]}, "no bound"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(content, message):
+    with pytest.raises(UserError, match=message):
+        Budget.of(content, "here")
+
+
+def test_every_mistake_of_a_budget_is_told_at_once(tmp_path):
+    (tmp_path / "b.yaml").write_text("require: [recall >= 1, p95_ms >= 1]\nconfidence: 7\nfoo: 1\n")
+    with pytest.raises(UserError) as caught:
+        Budget.read(tmp_path / "b.yaml")
+    assert len(str(caught.value).splitlines()) == 4
+    (tmp_path / "b.yaml").write_text("require: [")
+    with pytest.raises(UserError, match="no YAML"):
+        Budget.read(tmp_path / "b.yaml")
+    with pytest.raises(UserError, match="No such file"):
+        Budget.read(tmp_path / "missing.yaml")
+
+
+def test_a_verdict_is_written_for_people_and_machines():
+    asked = budget("retention >= 0.95", "p95_ms <= 15", "size_mb <= 20", "cpu_ratio <= 1.02")
+    estimates = {
+        "retention": queries(0.976, 0.955, 0.99), "p95_ms": Estimate(17.25, 16, 18.5, 40, "requests", ""),
+        "size_mb": Estimate.exact(15.7), "cpu_ratio": Estimate(1.01, 1.0, 1.03, 64, "blocks", "raise the time_limit"),
+    }  # fmt: skip
+    found = judge(asked, estimates, "student int8")
+    text = verdict_.as_markdown(found, "movies")
+    assert text.startswith("### ✗ movies fails the budget\n")
+    assert "| ✗ | `p95_ms` | student int8 | 17.2 | [16.0, 18.5] | <= 15 |  |" in text
+    assert "| ✓ | `size_mb` | student int8 | 15.7 |  | <= 20 |  |" in text
+    root = ElementTree.fromstring(verdict_.as_junit(found, "movies"))
+    suite = root.find("testsuite")
+    assert [suite.get(name) for name in ("tests", "failures", "errors")] == ["4", "1", "1"]
+    cases = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert cases == {
+        "retention >= 0.95": [], "p95_ms <= 15": ["failure"], "size_mb <= 20": [], "cpu_ratio <= 1.02": ["error"],
+    }  # fmt: skip
+    content = json.loads(verdict_.as_json(found, {"budget": "ci.yaml"}))
+    assert content["verdict"] == "fail"
+    assert content["budget"] == "ci.yaml"
+    assert [line["verdict"] for line in content["lines"]] == ["pass", "fail", "pass", "inconclusive"]
