@@ -2,9 +2,9 @@
 
 A block times one request as A B B A, so that whatever slows the machine down meets both alike, and gives the ratio of
 their CPU times and of their wall times. Blocks of one bundle against itself are as likely above 1 as below, whatever
-the load: the interval of the median ratio is by order statistics, which assume nothing more. It is looked at after 16,
-32, 64, ... blocks, each look with a smaller share of the allowed error, so that looking often makes no false alarm more
-likely.
+the load: the interval of the median ratio is by order statistics, which assume nothing more. It is looked at after 64,
+128, 256, ... blocks, each look with a smaller share of the allowed error, so that looking often makes no false alarm
+more likely.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Request = tuple[str, list[str]]
 
-FIRST_LOOK = 16  # blocks; fewer give no interval at high confidence
+FIRST_LOOK = (
+    64  # blocks; neighbouring blocks are not independent while the load beside them changes: after 16, 1 of 24 erred
+)
 WARM_UP = 3
 RESAMPLES = 2000
 SPENT = 6 / math.pi**2  # of the allowed error at look 1; look k gets SPENT / k^2, which sum to 1

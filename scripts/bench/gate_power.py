@@ -4,7 +4,8 @@ python scripts/bench/gate_power.py --bundle BUNDLE --out gate_power.json
 
 Three experiments, each with processes beside it that keep every core busy:
 - same: the bundle against itself, bound cpu_ratio <= 1.02; a verdict "fail" is a false alarm.
-- slower: every score call of one side does 5% more work, same bound; a verdict "fail" is what should come.
+- slower: every score call of one side scores one of its 20 items again, the one of median length: 5% more work; same
+  bound; a verdict "fail" is what should come.
 - worse: a set of QUERIES queries; random ones are ordered worse until the mean nDCG@10 is .005 lower; bound
   quality_difference >= -0.001; a verdict "fail" is what should come.
 
@@ -35,7 +36,7 @@ from export.measure.subject import compare
 from export.runtime import Ranker
 from export.runtime.threads import available_cores
 
-SLOWER, LOSS, QUERIES, CANDIDATES, ITEMS = 0.05, 0.005, 1000, 20, 10
+LOSS, QUERIES, CANDIDATES, ITEMS = 0.005, 1000, 20, 20
 SPEED = Budget.of({"require": ["cpu_ratio <= 1.02"], "time_limit": 60}, "speed")
 QUALITY = Budget.of({"require": ["quality_difference >= -0.001"]}, "quality")
 BUSY = "import numpy as np\na = np.ones((300, 300), np.float32)\nwhile True: a @ a"
@@ -43,27 +44,23 @@ RUNS = {"same": 200, "slower": 100, "worse": 100}
 
 
 class Slower:
-    """A ranker whose calls take a share more CPU time than they would."""
+    """A ranker that does one item's work too much in every call."""
 
-    def __init__(self, ranker: Ranker, share: float) -> None:
-        self._ranker, self._share = ranker, share
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
 
     def score_items(self, query: str, items: Sequence[str]) -> Any:
-        """Score, then work on for that share of the CPU time it took."""
-        start = time.process_time()
-        scores = self._ranker.score_items(query, items)
-        end = time.process_time() + self._share * (time.process_time() - start)
-        while time.process_time() < end:
-            pass
-        return scores
+        """Score the items, and the one of median length again."""
+        self._ranker.score_items(query, [sorted(items, key=len)[len(items) // 2]])
+        return self._ranker.score_items(query, items)
 
 
-def speed_verdict(bundle: Path, share: float) -> dict[str, Any]:
-    """Gate a bundle, loaded anew, against itself, one side slower by a share."""
+def speed_verdict(bundle: Path, slower: bool) -> dict[str, Any]:
+    """Gate a bundle, loaded anew, against itself, one side slower or as it is."""
     requests = golden_requests(bundle, ITEMS)
     start = time.perf_counter()
     with Ranker.load(bundle, keep_mb=0) as ranker, Ranker.load(bundle, keep_mb=0) as rival:
-        subject = Slower(ranker, share) if share else ranker
+        subject = Slower(ranker) if slower else ranker
         found = compare(subject, rival, SPEED, SPEED.bounds, requests, lambda _: None)
     line = judge(SPEED, found, "student").lines[0]
     return {"verdict": line.verdict, "measured": line.measured, "low": line.low, "high": line.high,
@@ -109,7 +106,7 @@ def main() -> None:
         for name in options.only:
             for number in range(len(done[name]), RUNS[name]):
                 if name in ("same", "slower"):
-                    done[name].append(speed_verdict(options.bundle, SLOWER if name == "slower" else 0.0))
+                    done[name].append(speed_verdict(options.bundle, name == "slower"))
                 else:
                     done[name].append(quality_verdict(number))
                 write_atomic(options.out, summary(done))
@@ -129,7 +126,7 @@ def summary(done: dict[str, list[dict[str, Any]]]) -> str:
             if "seconds" in runs[0]:
                 rates[name]["median_seconds"] = float(np.median([run["seconds"] for run in runs]))
                 rates[name]["median_blocks"] = float(np.median([run["blocks"] for run in runs]))
-    settings = {"slower": SLOWER, "loss": LOSS, "queries": QUERIES, "candidates": CANDIDATES, "items": ITEMS,
+    settings = {"loss": LOSS, "queries": QUERIES, "candidates": CANDIDATES, "items": ITEMS,
                 "busy_processes": available_cores()}  # fmt: skip
     libraries = versions(("rankdistill", "onnxruntime", "numpy"))
     content = {"rates": rates, "settings": settings, "host": describe_host(), "versions": libraries, "runs": done}
