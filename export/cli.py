@@ -94,22 +94,26 @@ def rank(
     bundle: Folder,
     query: Annotated[str, typer.Option("--query", "-q", help="Text of the query.", show_default=False)],
     items: Annotated[
-        Path | None, typer.Argument(help="File with one item a line; without it, standard input.", show_default=False)
+        Path | None,
+        typer.Argument(help="File with one item a line; without it, or as -, standard input.", show_default=False),
     ] = None,
     top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="How many to print; without it, all.")] = None,
     variant: VariantName = None,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line: index, score, item.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON objects: line (of the input, from 1), score, item.")
+    ] = False,
 ) -> None:
     """Rank items, one a line, for a query: best first."""
     from export.runtime.ranker import Ranker
 
     with _told():
-        texts = _read_items(items)
+        lines, texts = _read_items(items)
         with Ranker.load(bundle, variant=variant, threads=threads) as ranker:
             for index, score in ranker.rank(query, texts, top):
                 if as_json:
-                    typer.echo(json.dumps({"index": index, "score": score, "item": texts[index]}, ensure_ascii=False))
+                    row = {"line": lines[index], "score": score, "item": texts[index]}
+                    typer.echo(json.dumps(row, ensure_ascii=False))
                 else:
                     typer.echo(f"{score:8.4f}  {texts[index]}")
 
@@ -155,7 +159,8 @@ def bench(
         return
     _print_phases([row.as_dict() for row in rows])
     typer.echo(
-        f"{rows[0].requests} requests, {rows[0].pairs} pairs each; {rows[0].threads} threads; {host['processor']}"
+        f"{rows[0].requests} requests ({rows[0].pairs} pairs) of each graph; threads: {rows[0].threads}; "
+        f"{host['processor']}"
     )
 
 
@@ -203,7 +208,7 @@ def gate(
         if markdown is not None:
             _append(markdown, verdict_.as_markdown(verdict, title))
     for line in verdict.lines:
-        typer.echo(f"{line.verdict:12} {verdict_.sentence(line)}")
+        typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
     typer.echo(verdict.verdict)
     raise typer.Exit(verdict.exit_code)
 
@@ -240,7 +245,9 @@ def _print_phases(rows: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _read_items(path: Path | None) -> list[str]:
+def _read_items(path: Path | None) -> tuple[list[int], list[str]]:
+    """Return the items that are not blank and their lines' numbers, from 1."""
+    path = None if path == Path("-") else path
     if path is None and sys.stdin.isatty():
         typer.secho("items, one a line; end with Ctrl-D", err=True, dim=True)
     try:
@@ -250,10 +257,10 @@ def _read_items(path: Path | None) -> list[str]:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path or 'standard input'}: not UTF-8 text ({error.reason}); convert it") from error
-    found = [line for line in lines if line.strip()]
+    found = {number: line for number, line in enumerate(lines, 1) if line.strip()}
     if not found:
         raise UserError(f"{path or 'standard input'}: no items; give one a line")
-    return found
+    return list(found), list(found.values())
 
 
 def main() -> None:

@@ -7,8 +7,6 @@ import sys
 import time
 from types import TracebackType
 
-from tqdm import tqdm
-
 log = logging.getLogger(__name__)
 
 LINE_EVERY = 20.0  # seconds between lines where there is no terminal
@@ -28,6 +26,8 @@ class Progress:
         self._done = 0
 
     def __enter__(self) -> Progress:
+        from tqdm import tqdm  # here: what only reads measurements does without it
+
         self._start = self._last = time.monotonic()
         self._bar = tqdm(
             total=self.total, desc=self.what, unit=f" {self.unit}", leave=False, disable=not sys.stderr.isatty()

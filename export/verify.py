@@ -69,11 +69,13 @@ def _findings(folder: Path, variants: Sequence[str], key: Path | None) -> Iterat
         return
     digests = {name: hash_file(folder / name) for name, status in entries(folder) if stat.S_ISREG(status.st_mode)}
     manifest, found = _manifest(folder)
+    chosen = []
+    if manifest is not None:  # a name that the manifest does not have is a mistake of the caller: told first
+        chosen = [manifest.variant(name) for name in variants or dict.fromkeys([manifest.variant().name, FP32])]
     files = [*_files(folder, digests, manifest), found, *_signature(folder, key)]
     yield from sorted(files, key=lambda finding: finding.ok)
     if manifest is None or not all(finding.ok for finding in files):
         return
-    chosen = [manifest.variant(name) for name in variants or dict.fromkeys([manifest.variant().name, FP32])]
     graphs = [check_graph(folder, name) for name in digests if name.endswith(GRAPH)]
     yield from sorted(graphs, key=lambda finding: finding.ok)
     if all(finding.ok for finding in graphs):

@@ -108,7 +108,13 @@ def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> F
         return {}
     content = evaluation.read(subject.bundle / EVALUATION)
     baseline = evaluation.read(subject.baseline / EVALUATION) if subject.baseline else None
-    precision = Manifest.read(subject.bundle).variant(subject.variant).precision
+    manifest = Manifest.read(subject.bundle)
+    chosen = manifest.variant(subject.variant)
+    if "quality" not in chosen.measured:
+        measured = ", ".join(variant.name for variant in manifest.variants if "quality" in variant.measured)
+        missing = Missing(f"quality was not measured of {chosen.name} but of {measured}; --variant names another graph")
+        return dict.fromkeys(names, missing)
+    precision = chosen.precision
     return quality_estimates(content, precision, names, budget.confidence, baseline)
 
 

@@ -10,7 +10,10 @@ from xml.etree import ElementTree
 from export.measure.gate import FAIL, INCONCLUSIVE, PASS, SYMBOLS, UNUSABLE, Line, Verdict
 from export.measure.table import NOTHING, significant
 
-WORDS = {PASS: "passes", FAIL: "fails", INCONCLUSIVE: "is inconclusive", UNUSABLE: "has unusable input"}
+WORDS = {
+    PASS: "passes the budget", FAIL: "fails the budget", INCONCLUSIVE: "is undecided: inconclusive",
+    UNUSABLE: "cannot be judged: unusable input",
+}  # fmt: skip
 
 
 def as_json(verdict: Verdict, about: Mapping[str, Any]) -> str:
@@ -26,7 +29,7 @@ def as_json(verdict: Verdict, about: Mapping[str, Any]) -> str:
 def as_markdown(verdict: Verdict, title: str) -> str:
     """Return a summary with a table, for a CI job's page."""
     lines = [
-        f"### {SYMBOLS[verdict.verdict]} {title} {WORDS[verdict.verdict]} the budget",
+        f"### {SYMBOLS[verdict.verdict]} {title} {WORDS[verdict.verdict]}",
         "",
         f"| | metric | model | measured | {100 * verdict.confidence:g}% interval | allowed | |",
         "|---|---|---|---|---|---|---|",
@@ -67,8 +70,14 @@ def as_junit(verdict: Verdict, title: str) -> str:
 
 def sentence(line: Line) -> str:
     """Return a line of the verdict in words: metric, model, measured, interval, allowed."""
+    told, _, note = finding(line).partition(" (")
+    return f"{told}: {line.verdict}" + (f" ({note}" if note else "")
+
+
+def finding(line: Line) -> str:
+    """Return what was measured and what is allowed, in words."""
     found = f"{measured(line)} {interval(line)}".strip()
-    told = f"{line.metric} of {line.model}: {found}, allowed {allowed(line)}: {line.verdict}"
+    told = f"{line.metric} of {line.model}: {found}, allowed {allowed(line)}"
     return f"{told} ({line.note})" if line.note else told
 
 

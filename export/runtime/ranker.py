@@ -101,6 +101,8 @@ class Ranker:
             TypeError: if a text is no str.
             RuntimeError: if the ranker is closed.
         """
+        if any(isinstance(pair, str) for pair in pairs):
+            raise TypeError("a pair is a str; it is (query, item)")
         queries, items = [query for query, _ in pairs], [item for _, item in pairs]
         scorer = self._ready()
         tokens = self._tokens.ids(_texts([*queries, *items]))
@@ -131,6 +133,8 @@ class Ranker:
         Returns:
             Raw logits, float32 [items].
         """
+        if isinstance(items, str):
+            raise TypeError("items is one str; it is a sequence of them")
         scorer = self._ready()
         tokens = self._tokens.ids(_texts([query, *items]))
         return scorer.score_tokens([tokens[0]] * len(items), tokens[1:])

@@ -126,6 +126,7 @@ def test_rank_prints_the_best_first(bundle, tmp_path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 2
     assert rows[0]["score"] >= rows[1]["score"]
+    assert all({1: "red car", 3: "old boat", 4: "small lamp"}[row["line"]] == row["item"] for row in rows)
     assert {row["item"] for row in rows} < {"red car", "old boat", "small lamp"}
 
 

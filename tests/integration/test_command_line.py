@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = {
-    "budget.require=[recall >= 1]": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
+    "budget.require=['recall >= 1']": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
     "budget.confidence=2": "budget: confidence: 2.0; a number between 0.5 and 1",
     "student.layrs=3": "layrs",
     "student.layers=99": "student.layers=99: allowed is 1 to",

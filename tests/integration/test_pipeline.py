@@ -83,7 +83,7 @@ def test_a_run_ends_with_its_verdict(place):
     speedup = teacher["cpu_ms_per_query"] / student["cpu_ms_per_query"]
     assert lines["cpu_speedup_vs_teacher_onnx"]["measured"] == pytest.approx(speedup)
     assert gate["verdict"] in ("pass", "fail", "inconclusive")
-    assert f"budget, {lines['size_mb']['verdict']}: size_mb <= 25" in place[1].stdout
+    assert f"budget, {lines['size_mb']['verdict']}: size_mb <= 25" in place[1].stdout + place[1].stderr
 
 
 def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder):

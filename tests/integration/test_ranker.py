@@ -20,7 +20,10 @@ from tests.conftest import THINGS, WORDS
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "pyarrow", "distill")
+HEAVY = (
+    "torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "pyarrow", "scipy", "jinja2",
+    "matplotlib", "tqdm", "filelock", "distill",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,14 @@ with Ranker.load({str(bundle)!r}) as ranker:
     assert len(ranker.rank("red car", ["old boat", "red car"])) == 2
 import export.verify
 assert all(finding.ok for finding in export.verify.verify(ranker.manifest.folder))
+import export.cli, json, pathlib
+budget = pathlib.Path({str(bundle.parent / "b.yaml")!r})
+budget.write_text(json.dumps({{"require": ["retention >= 0.01", "p95_ms <= 9999"]}}))
+for command in (["gate", "--budget", str(budget)], ["bench", "--seconds", "0.1", "--least", "2"]):
+    try:
+        export.cli.app([command[0], {str(bundle)!r}, *command[1:]])
+    except SystemExit as end:
+        assert end.code == 0, end.code
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
