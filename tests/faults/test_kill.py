@@ -51,25 +51,29 @@ def test_a_training_killed_after_a_checkpoint_goes_on_from_it(tmp_path, beir, en
     assert quality(table(newest_run(tmp_path))) == quality(table(newest_run(calm)))
 
 
+def keys_of_stages(folder):
+    """In the order of their making."""
+    stages = [path.parent for path in folder.glob("runs/stages/*/stage.json")]
+    return [path.name for path in sorted(stages, key=lambda path: path.stat().st_mtime)]
+
+
 def test_a_killed_run_finishes_with_the_same_table(tmp_path, beir, encoder):
     arguments = small(beir, encoder)
     calm, storm = tmp_path / "calm", tmp_path / "storm"
     calm.mkdir()
     storm.mkdir()
-    begin = time.monotonic()
     done = distill(*arguments, cwd=calm)
     assert done.returncode == 0, done.stderr
-    whole = time.monotonic() - begin
     rng = random.Random(0)
-    killed = 0
-    for _ in range(KILLS):
+    keys = keys_of_stages(calm)
+    for at in sorted(rng.sample(range(len(keys)), KILLS)):  # while that stage is made, or just after
         process = start(arguments, storm)
-        try:
-            process.wait(timeout=rng.uniform(0.1, 0.7) * whole)
-        except subprocess.TimeoutExpired:
-            kill(process)
-            killed += 1
-    assert killed >= 2
+        paths = [storm / "runs/stages" / name for name in (f"work-{keys[at]}", keys[at])]
+        while process.poll() is None and not any(path.exists() for path in paths):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.poll() is None
+        kill(process)
     done = distill(*arguments, cwd=storm)
     assert done.returncode == 0, done.stderr
     assert quality(table(newest_run(storm))) == quality(table(newest_run(calm)))
