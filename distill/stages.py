@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from distill import ranks
 from distill.errors import StoreError
+from export import quiet
 from export.files import publish_folder
 from export.runtime.untrusted import hash_file
 
@@ -177,7 +178,8 @@ class Store:
         start = time.perf_counter()
         if every_rank:
             ranks.wait()
-        build(work)
+        with quiet.working():
+            build(work)
         seconds = time.perf_counter() - start
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         record = stage.identity() | {

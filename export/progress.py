@@ -7,6 +7,8 @@ import sys
 import time
 from types import TracebackType
 
+from export import quiet
+
 log = logging.getLogger(__name__)
 
 LINE_EVERY = 20.0  # seconds between lines where there is no terminal
@@ -35,7 +37,8 @@ class Progress:
         return self
 
     def update(self, amount: int, note: str = "") -> None:
-        """Count `amount` more as done; `note` stands beside the count."""
+        """Count `amount` more as done; `note` stands beside the count. Gives way to those who measure time."""
+        quiet.give_way()
         self._done += amount
         if note:
             self._bar.set_postfix_str(note, refresh=False)

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export import quiet
 from export.errors import UserError
 from export.measure.systems import System
 from export.progress import Progress
 
 FILE = "latency.json"
 NOTE = "one query with its own candidate list at a time, tokenisation included; systems interleaved A B B A"
-LOCK = "rankdistill-latency.lock"  # in the machine's temporary folder: two measurements at once would both be wrong
 MEMORY_QUERIES = 5
 # torch's OpenMP threads would spin for milliseconds after an operation, charged to whatever runs next
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -85,7 +85,8 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spec.json"
         path.write_text(json.dumps(spec), encoding="utf-8")
-        samples = _run(path, Path(folder) / "samples.json")
+        with quiet.alone():
+            samples = _run(path, Path(folder) / "samples.json")
         peaks = [_run(path, Path(folder) / "peak.json", index)["peak_rss_mb"] for index in range(len(systems))]
     result = {
         "systems": [system.name for system in systems],
@@ -131,31 +132,28 @@ def _run(spec: Path, out: Path, index: int | None = None) -> dict[str, Any]:
 
 
 def time_systems(spec: dict[str, Any]) -> dict[str, Any]:
-    """Time every system on every query, forth and back, under the machine-wide lock.
+    """Time every system on every query, forth and back.
 
     Returns:
         wall_ms and cpu_ms, each [systems][samples][queries] in milliseconds.
     """
-    from filelock import FileLock
-
-    with FileLock(Path(tempfile.gettempdir()) / LOCK, mode=0o666):
-        scorers = [System.from_json(fields).open(spec["threads"]) for fields in spec["systems"]]
-        for scorer in scorers:
-            for query, items in spec["lists"][: spec["warmup"]]:
-                scorer.score(query, items)
-        shape = (len(scorers), 2 * spec["rounds"], len(spec["lists"]))
-        wall, cpu = np.empty(shape), np.empty(shape)
-        order = [*range(len(scorers)), *reversed(range(len(scorers)))]
-        with Progress("time", spec["rounds"] * len(spec["lists"]), "queries") as bar:
-            for turn in range(spec["rounds"]):
-                for number, (query, items) in enumerate(spec["lists"]):
-                    for position, row in enumerate(order):
-                        sample = 2 * turn + (position >= len(scorers))
-                        start_wall, start_cpu = time.perf_counter(), time.process_time()
-                        scorers[row].score(query, items)
-                        cpu[row, sample, number] = (time.process_time() - start_cpu) * 1e3
-                        wall[row, sample, number] = (time.perf_counter() - start_wall) * 1e3
-                    bar.update(1)
+    scorers = [System.from_json(fields).open(spec["threads"]) for fields in spec["systems"]]
+    for scorer in scorers:
+        for query, items in spec["lists"][: spec["warmup"]]:
+            scorer.score(query, items)
+    shape = (len(scorers), 2 * spec["rounds"], len(spec["lists"]))
+    wall, cpu = np.empty(shape), np.empty(shape)
+    order = [*range(len(scorers)), *reversed(range(len(scorers)))]
+    with Progress("time", spec["rounds"] * len(spec["lists"]), "queries") as bar:
+        for turn in range(spec["rounds"]):
+            for number, (query, items) in enumerate(spec["lists"]):
+                for position, row in enumerate(order):
+                    sample = 2 * turn + (position >= len(scorers))
+                    start_wall, start_cpu = time.perf_counter(), time.process_time()
+                    scorers[row].score(query, items)
+                    cpu[row, sample, number] = (time.process_time() - start_cpu) * 1e3
+                    wall[row, sample, number] = (time.perf_counter() - start_wall) * 1e3
+                bar.update(1)
     return {"wall_ms": wall.round(4).tolist(), "cpu_ms": cpu.round(4).tolist()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from export import quiet
 from export.progress import Progress
 from export.runtime.scorer import BatchScorer, Float32, PairScorer
 from export.runtime.tokens import Int32, PairEncoder
@@ -71,7 +72,10 @@ def _measure(graph: Path, encoder: PairEncoder, tokens: Tokens, threads: int) ->
     padded.close()
     # two batches of equal bits may differ at a third size: all of them must be the same
     invariant = all(bool(np.array_equal(s, scores[1])) for s in scores.values())
-    seconds = _times(scorers, tokens) if invariant else {}
+    seconds = {}
+    if invariant:
+        with quiet.alone():
+            seconds = _times(scorers, tokens)
     best = min(seconds, key=lambda b: seconds[b], default=1)
     for scorer in scorers.values():
         scorer.close()
