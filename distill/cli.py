@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +20,8 @@ from rich.console import Console
 
 from distill import pipeline, ranks, schema
 from distill.errors import ConfigError
+from distill.pruning import Pruned
+from distill.run import record_end
 from distill.validate import validate
 from export.errors import UserError
 from export.measure.table import print_tradeoff
@@ -62,25 +66,42 @@ def _unknown(node: object, prefix: str) -> Iterator[str]:
 
 @hydra.main(version_base="1.3", config_path="pkg://distill.conf", config_name="config")
 def _job(composed: DictConfig) -> float | None:
+    hydra_config = HydraConfig.get()
+    folder, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     try:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        tradeoff = pipeline.run(convert(composed), folder, list(HydraConfig.get().overrides.task))
-        if not tradeoff:
-            return None
-        print_tradeoff(tradeoff, Console())
-        for line in tradeoff.get("gate", {}).get("lines", ()):
-            log.info("budget, %s: %s", line["verdict"], line["bound"])
-        log.info("%s", folder / "report.html")
-        return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
+        config = convert(composed)
+        return _report(pipeline.run(config, folder, overrides), folder)
+    except Pruned as error:
+        log.info("%s", error)
+        _end(folder, overrides, "pruned", str(error))
+        return None
     except UserError as error:
         log.info("failed", exc_info=True)
+        _end(folder, overrides, "failed", str(error))
         raise RunFailed(str(error)) from error
-    except KeyboardInterrupt:
-        raise RunFailed("stopped; the same command goes on where it was") from None
     except Exception as error:
-        log_file = Path(HydraConfig.get().runtime.output_dir) / "distill.log"
+        log_file = folder / "distill.log"
         log.exception("failed")
-        raise RunFailed(f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})") from error
+        told = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
+        _end(folder, overrides, "failed", told)
+        raise RunFailed(told) from error
+
+
+def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
+    """Print what a run found; returns the student's retention, None in torchrun's later processes."""
+    if not tradeoff:
+        return None
+    print_tradeoff(tradeoff, Console())
+    for line in tradeoff.get("gate", {}).get("lines", ()):
+        log.info("budget, %s: %s", line["verdict"], line["bound"])
+    log.info("%s", folder / "report.html")
+    return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
+
+
+def _end(folder: Path, overrides: list[str], status: str, error: str) -> None:
+    if ranks.is_first():
+        with suppress(OSError):  # a full disk may be what ended the run
+            record_end(folder, overrides, status, error)
 
 
 def main() -> None:
@@ -93,4 +114,7 @@ def main() -> None:
     logging.captureWarnings(True)  # libraries' warnings go to the log file
     if not ranks.is_first():  # torchrun's later processes take part in training and write nothing of their own
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
-    _job()
+    try:
+        _job()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")

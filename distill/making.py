@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import models, prepare
+from distill.pruning import Rivals
 from distill.records import RankingData
 from distill.schema import Config, EncoderTeacher, Int8
 from distill.stages import Built, Stage, Store
@@ -130,6 +131,7 @@ def student(store: Store, config: Config, data: Built, tokens: Built, teacher: B
             terms=config.loss.terms,
             train=config.train,
             seed=config.seed,
+            rivals=Rivals.read(Path(config.rivals)) if config.rivals else None,
             out=out,
         )
 

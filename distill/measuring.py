@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
                 precision = "int8" if "int8" in form else "fp32"
                 forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
         references = [(form, other) for form, other in COMPARED if form in forms and other in forms]
-        parity_.write(forms, references, list(records.lists(split)), split.grade, _threads(config), out)
+        parity_.write(forms, references, list(records.lists(split)), split.grade, _share(config), out)
 
     return store.get(stage, build)
 
@@ -106,7 +107,7 @@ def predictions(store: Store, config: Config, data: Built, system: System, made:
 
         records = RankingData.open(data.folder)
         split = records.splits[config.measure.split]
-        predictions_.write(system, records.lists(split), split.pairs, _threads(config), out)
+        predictions_.write(system, records.lists(split), split.pairs, _share(config), out)
 
     return store.get(stage, build)
 
@@ -207,4 +208,10 @@ def _exact(graphs: Built) -> list[Offered]:
 
 
 def _threads(config: Config) -> int:
+    """Return the threads whose speed is measured."""
     return config.measure.threads or available_cores()
+
+
+def _share(config: Config) -> int:
+    """Return the threads of scoring that is not timed: several jobs may share the machine meanwhile."""
+    return min(_threads(config), int(os.environ.get("OMP_NUM_THREADS") or available_cores()))

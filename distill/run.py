@@ -61,6 +61,23 @@ class Measured:
     parity: Mapping[str, Built]
 
 
+def record_end(folder: Path, overrides: Sequence[str], status: str, error: str) -> None:
+    """Note in a run's run.json that it ended without a result: "failed" or "pruned", and why.
+
+    A run whose options were refused has no run.json yet; it gets one, so that whoever reads many runs sees it too.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record = {"experiment": folder.parent.name, "status": status, "overrides": list(overrides), "started": started,
+                  "seconds": 0.0, "stages": {}, "reused": []}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    record |= {"status": status, "error": error}
+    write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
 class Run:
     """Collects the stages of a run and writes its folder.
 

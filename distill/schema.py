@@ -88,6 +88,7 @@ class Fit:
     group_size: int = 8
     batch_groups: int = 4
     evaluations: int = 3
+    keep: str = "best"
     dev_queries: int | None = 100
 
 
@@ -232,6 +233,7 @@ class Config:
     name: str = MISSING
     seed: int = 0
     runs: str = "runs"
+    rivals: str | None = None
     data: Data = MISSING
     teacher: Teacher = MISSING
     student: Student = MISSING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from transformers import BertForSequenceClassification, set_seed
 
 from distill import losses
 from distill.device import Device
+from distill.pruning import Rivals
 from distill.schema import Kl, Labels, MarginMse, Student, Term, Train
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
-from distill.train import Loss, train_ranker
+from distill.train import Loss, encoder_parameters, train_ranker
 from export.cls_only import load_ranker, save_ranker
 from export.runtime.scorer import Float32
 
@@ -68,6 +70,7 @@ def write(
     terms: Mapping[str, Term],
     train: Train,
     seed: int,
+    rivals: Rivals | None,
     out: Path,
 ) -> None:
     """Distil a student and save it in `out`.
@@ -82,7 +85,11 @@ def write(
         terms: the losses.
         train: how the machine is used.
         seed: of the training.
+        rivals: what a search has found so far.
         out: the stage's working folder.
+
+    Raises:
+        Pruned: if the student is hopeless beside its rivals.
     """
     device = Device.resolve(train)
     set_seed(seed)
@@ -100,6 +107,7 @@ def write(
         seed=seed,
         out=out,
         what="student",
+        watch=None if rivals is None else partial(rivals.check, encoder_parameters(model) * student.max_length),
     )
     save_ranker(model, str(out))
     copy_tokenizer(teacher, out)

@@ -37,14 +37,17 @@ log = logging.getLogger(__name__)
 
 METRIC = "ndcg@10"
 Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+Watch = Callable[[float, float], None]  # is told the share of the training done and dev nDCG@10; may end it by raising
 
 
 class RankTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss compares a group's candidates and whose evaluation is nDCG@10 on dev."""
 
-    def __init__(self, *, loss: Loss, dev: PairTokens, score_batch: int, head_rate: float, **arguments: Any) -> None:
+    def __init__(
+        self, *, loss: Loss, dev: PairTokens, watch: Watch | None, score_batch: int, head_rate: float, **arguments: Any
+    ) -> None:
         super().__init__(eval_dataset=dev, **arguments)
-        self._head_rate = head_rate
+        self._head_rate, self._watch = head_rate, watch
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._dev, self._score_batch = loss, dev, score_batch
 
@@ -102,6 +105,8 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         metrics = {f"eval_{METRIC}": float(np.nanmean(values))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self._watch is not None:
+            self._watch(self.state.global_step / self.state.max_steps, metrics[f"eval_{METRIC}"])
         return metrics
 
 
@@ -154,8 +159,9 @@ def train_ranker(
     seed: int,
     out: Path,
     what: str,
+    watch: Watch | None = None,
 ) -> None:
-    """Train a model in place and leave it at its best evaluation; checkpoints go to `out / "checkpoints"`.
+    """Train a model in place; leave it at its best evaluation or the end; checkpoints go to `out / "checkpoints"`.
 
     Args:
         model: a cross-encoder.
@@ -169,6 +175,7 @@ def train_ranker(
         seed: of groups and dropout.
         out: the stage's working folder; a training killed there goes on from its last checkpoint.
         what: name for the progress.
+        watch: is told of each evaluation.
     """
     groups = draw_groups(
         pairs.split,
@@ -192,6 +199,7 @@ def train_ranker(
         data_collator=Collator(pairs, known),
         loss=loss,
         dev=dev,
+        watch=watch,
         score_batch=train.score_batch,
         head_rate=fit.head_rate,
     )
@@ -200,8 +208,22 @@ def train_ranker(
     trainer.add_callback(ProgressCallback(what, pairs_per_step))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     history = [entry for entry in trainer.state.log_history if f"eval_{METRIC}" in entry or "loss" in entry]
-    best = {"best_step": trainer.state.best_global_step, f"dev_{METRIC}": trainer.state.best_metric}
-    (out / "training.json").write_text(json.dumps(best | {"history": history}, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "steps": trainer.state.max_steps,
+        "kept": fit.keep,
+        "best_step": trainer.state.best_global_step,
+        f"best_dev_{METRIC}": trainer.state.best_metric,
+        "cost": float(encoder_parameters(model) * pairs.encoder.max_length),
+        "history": history,
+    }
+    (out / "training.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def encoder_parameters(model: BertForSequenceClassification) -> int:
+    """Return how many parameters a pair's every token meets: all but the embeddings."""
+    return sum(
+        parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("bert.embeddings")
+    )
 
 
 def training_arguments(fit: Fit, train: Train, device: Device, groups: int, seed: int, out: Path) -> TrainingArguments:
@@ -227,7 +249,7 @@ def training_arguments(fit: Fit, train: Train, device: Device, groups: int, seed
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=fit.keep == "best",
         metric_for_best_model=METRIC,
         greater_is_better=True,
         logging_steps=max(1, steps // 50),

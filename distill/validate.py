@@ -79,7 +79,8 @@ RULES: dict[type, Sequence[Rule]] = {
     Fit: [
         ("epochs", *POSITIVE), ("max_pairs", *at_least(1)), ("learning_rate", *POSITIVE), ("head_rate", *POSITIVE),
         ("warmup", *SHARE), ("weight_decay", *at_least(0)), ("group_size", *at_least(2)),
-        ("batch_groups", *at_least(1)), ("evaluations", *at_least(1)), ("dev_queries", *at_least(1)),
+        ("batch_groups", *at_least(1)), ("evaluations", *at_least(1)), ("keep", *one_of("best", "last")),
+        ("dev_queries", *at_least(1)),
     ],
     Teacher: [("max_length", *at_least(SPECIAL + 2))],
     Student: [("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1))],
