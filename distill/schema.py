@@ -227,6 +227,31 @@ class Budget:
 
 
 @dataclass
+class Track:
+    """Where runs are recorded besides their folder; shapes no stage."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class NoTrack(Track):
+    """Nowhere."""
+
+    kind: str = "none"
+
+
+@dataclass
+class MlflowTrack(Track):
+    """MLflow."""
+
+    kind: str = "mlflow"
+    uri: str = MISSING
+    experiment: str = MISSING
+    model: str | None = None
+    bundle: bool = True
+
+
+@dataclass
 class Config:
     """An experiment."""
 
@@ -243,6 +268,73 @@ class Config:
     quantize: Quantize = MISSING
     measure: Measure = MISSING
     budget: Budget = field(default_factory=Budget)
+    track: Track = MISSING
+
+
+@dataclass
+class JoblibLauncher:
+    """Several jobs at once on this machine."""
+
+    _target_: str = "hydra_plugins.rankdistill.JoblibLauncher"
+    n_jobs: int = 2
+    threads: int | None = None
+    tries: int = 3
+
+
+@dataclass
+class SubmititLauncher:
+    """Jobs through submitit."""
+
+    _target_: str = "hydra_plugins.rankdistill.SubmititLauncher"
+    n_jobs: int = 8
+    threads: int | None = None
+    tries: int = 3
+    cluster: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RayLauncher:
+    """Jobs on a Ray cluster."""
+
+    _target_: str = "hydra_plugins.rankdistill.RayLauncher"
+    n_jobs: int = 8
+    threads: int | None = 1
+    tries: int = 3
+    address: str | None = None
+
+
+@dataclass
+class GridSweeper:
+    """Every combination of the values given."""
+
+    _target_: str = "hydra_plugins.rankdistill.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+@dataclass
+class Prune:
+    """When a search gives a student up."""
+
+    least: int = 5
+    margin: float = 0.01
+
+
+@dataclass
+class OptunaSweeper:
+    """A search with Optuna."""
+
+    _target_: str = "hydra_plugins.rankdistill.OptunaSweeper"
+    n_trials: int = 30
+    n_jobs: int = 1
+    sampler: str = "tpe"
+    seed: int | None = 0
+    study: str = MISSING
+    storage: str = MISSING
+    objectives: dict[str, str] = field(default_factory=dict)
+    prune: Prune | None = None
+    params: dict[str, str] | None = None
 
 
 NODES: dict[str, dict[str, type]] = {
@@ -256,6 +348,9 @@ NODES: dict[str, dict[str, type]] = {
     "schema/quantize": {"none": NoQuantize, "int8": Int8},
     "schema/measure": {"measure": Measure},
     "schema/budget": {"budget": Budget},
+    "hydra/schema/launcher": {"joblib": JoblibLauncher, "submitit": SubmititLauncher, "ray": RayLauncher},
+    "hydra/schema/sweeper": {"grid": GridSweeper, "optuna": OptunaSweeper},
+    "schema/track": {"none": NoTrack, "mlflow": MlflowTrack},
 }
 
 

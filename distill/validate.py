@@ -20,13 +20,16 @@ from distill.schema import (
     Kl,
     Loss,
     Measure,
+    MlflowTrack,
     SlateData,
     Student,
     Teacher,
     Term,
     Train,
 )
+from distill.tracker_uri import uri_problem, without_password
 from export.errors import UserError
+from export.extras import require
 from export.measure import budget
 from export.runtime.tokens import SPECIAL
 
@@ -97,6 +100,10 @@ RULES: dict[type, Sequence[Rule]] = {
         ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)), ("parity_queries", *at_least(1)),
         ("confidence", *between(0, 1)), ("resamples", *at_least(100)),
     ],
+    MlflowTrack: [
+        ("experiment", lambda v: v.strip() and len(v) <= 500, "a name of at most 500 characters"),
+        ("model", lambda v: v is None or (v.strip() and not {"/", ":"} & set(v)), "a name without / and :"),
+    ],
 }  # fmt: skip
 
 
@@ -106,7 +113,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: with a line for each option that cannot be: its name, its value, what is allowed.
     """
-    problems = [*_broken_rules(config, ""), *_cross_checks(config), *_budget_checks(config)]
+    problems = [*_broken_rules(config, ""), *_cross_checks(config), *_budget_checks(config), *_track_checks(config)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -157,6 +164,20 @@ def _budget_checks(config: Config) -> Iterator[str]:
         budget.Budget.of(asdict(config.budget), "budget")
     except UserError as error:
         yield from str(error).splitlines()
+
+
+def _track_checks(config: Config) -> Iterator[str]:
+    track = config.track
+    if not isinstance(track, MlflowTrack):
+        return
+    try:
+        require("track", "mlflow")
+    except UserError as error:
+        yield f"track=mlflow: {error}"
+    if allowed := uri_problem(track.uri):
+        yield problem("track.uri", without_password(track.uri), allowed)
+    if track.model is not None and not track.bundle:
+        yield problem("track.bundle", track.bundle, f"true with track.model={track.model}, which is made of bundles")
 
 
 def _hub_columns(data: HubData) -> bool:
