@@ -10,7 +10,9 @@ def main() -> None:
     """Run the `distill` command."""
     _require("hydra", "omegaconf", "torch", "transformers", "datasets", "optimum", "onnx", "rich")
     from distill import cli
+    from distill.sweep.jobs import end_with_parent
 
+    end_with_parent()
     cli.main()
 
 

@@ -22,6 +22,7 @@ from distill import pipeline, ranks, schema
 from distill.errors import ConfigError
 from distill.pruning import Pruned
 from distill.run import record_end
+from distill.sweep import plugins
 from distill.validate import validate
 from export.errors import UserError
 from export.measure.table import print_tradeoff
@@ -107,6 +108,7 @@ def _end(folder: Path, overrides: list[str], status: str, error: str) -> None:
 def main() -> None:
     """Run the command line."""
     schema.register()
+    plugins.register()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # threads that spin while they wait slow two runs on one machine down tenfold

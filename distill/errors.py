@@ -13,3 +13,7 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """The stage store cannot be read or written."""
+
+
+class TrackerError(UserError):
+    """A tracker did not take a run; the run itself is whole."""

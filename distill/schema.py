@@ -309,7 +309,6 @@ class GridSweeper:
     """Every combination of the values given."""
 
     _target_: str = "hydra_plugins.rankdistill.GridSweeper"
-    max_batch_size: int | None = None
     params: dict[str, str] | None = None
 
 

@@ -1,0 +1,1 @@
+"""Many runs: which are wanted (sweepers), and where and how many at once (launchers)."""

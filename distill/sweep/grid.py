@@ -1,0 +1,107 @@
+"""Every combination of the values given: Hydra's own grid, whose jobs all run and whose end is one page over them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from distill.sweep.launcher import PLUGINS
+from export.extras import require
+
+log = logging.getLogger(__name__)
+
+
+class SweepFailed(CompactHydraException):  # type: ignore[misc]
+    """Some jobs of a sweep ended without a result; printed without a traceback."""
+
+
+class GridSweeper(Sweeper):  # type: ignore[misc]
+    """Runs every combination; a failed job stops no other, and the command then ends with exit code 1.
+
+    Args:
+        params: overrides, as on the command line.
+    """
+
+    __module__ = PLUGINS
+
+    def __init__(self, params: Mapping[str, str] | None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and make the launcher."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        """Run the sweep that the command line's overrides stand for."""
+        require("sweep", "plotly")
+        # here: Hydra's scan for plugins loads the module anew
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        (combinations,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+        self.validate_batch_is_legal(combinations)
+        folder = begin(self.config)
+        jobs: Sequence[JobReturn] = self.launcher.launch(combinations, initial_job_idx=0)
+        end(folder, jobs, [place(job) for job in jobs])
+        return jobs
+
+
+def begin(config: DictConfig) -> Path:
+    """Make a sweep's folder, with the configuration that it began with, and return it."""
+    folder = Path(str(config.hydra.sweep.dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "multirun.yaml")
+    return folder
+
+
+def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path]) -> None:
+    """Write a sweep's table and page, print the table, and tell of failed jobs.
+
+    Args:
+        folder: of the sweep.
+        jobs: that this process had run.
+        runs: folders of all runs that the table is about.
+
+    Raises:
+        SweepFailed: if a job failed.
+    """
+    from export import sweep as sweep_
+    from export.measure.comparison_table import print_comparison
+
+    print_comparison(sweep_.summarise(folder, runs), Console())
+    log.info("%s", folder / "sweep.html")
+    failed = [job for job in jobs if job.status != JobStatus.COMPLETED]
+    if failed:
+        lines = [f"{len(failed)} of {len(jobs)} jobs failed; the same command runs again what is missing:"]
+        raise SweepFailed("\n".join([*lines, *(f"  {place(job)}: {error(job)}" for job in failed)]))
+
+
+def place(job: JobReturn) -> Path:
+    """Return the folder of a job's run."""
+    return Path(job.hydra_cfg.hydra.runtime.output_dir)
+
+
+def error(job: JobReturn) -> str:
+    """Return why a job failed, from its run.json, else as its process told."""
+    try:
+        return str(json.loads((place(job) / "run.json").read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError):
+        return str(_told(job))
+
+
+def _told(job: JobReturn) -> Any:
+    return job._return_value  # the property raises it

@@ -1,0 +1,135 @@
+"""What the launchers have in common: jobs made of overrides, their progress, and what Hydra wants to hear of them."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from distill.sweep.jobs import CONSOLE, Job, Outcome
+from export.errors import UserError
+from export.progress import Progress
+from export.runtime.threads import available_cores
+
+log = logging.getLogger(__name__)
+
+PLUGINS = "hydra_plugins.rankdistill"  # Hydra takes plugins by names of this package alone
+# Hydra's own options that say how a sweep is run, not what a job does
+OF_THE_SWEEP = (
+    "hydra.mode",
+    "hydra/launcher",
+    "hydra.launcher",
+    "hydra/sweeper",
+    "hydra.sweeper",
+    "hydra.sweep",
+    "hydra.run",
+)
+
+
+class JobError(UserError):
+    """A job ended without a result."""
+
+
+class ProcessLauncher(Launcher):  # type: ignore[misc]
+    """Runs each job in a process of its own.
+
+    Args:
+        n_jobs: jobs at once.
+        threads: of each; without it the cores divided by n_jobs.
+        tries: how often a job is begun that was killed.
+
+    Raises:
+        UserError: if one of them is less than 1.
+    """
+
+    def __init__(self, n_jobs: int, threads: int | None, tries: int) -> None:
+        for name, value in (("n_jobs", n_jobs), ("threads", threads), ("tries", tries)):
+            if value is not None and value < 1:
+                raise UserError(f"hydra.launcher.{name}={value}: allowed is a number >= 1")
+        self.n_jobs, self.tries = n_jobs, tries
+        self.threads = threads or max(1, available_cores() // n_jobs)
+        self._config: DictConfig
+        self._loader: ConfigLoader
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives: the sweep's configuration and what composes the jobs'."""
+        del task_function  # a job is a command
+        self._config, self._loader = config, hydra_context.config_loader
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Run jobs, yielding each as it ends."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs.
+
+        Args:
+            job_overrides: overrides of each.
+            initial_job_idx: number of the first.
+        """
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        jobs = {job.number: job for job, _ in composed}
+        for job, _ in composed:
+            log.info("#%d: %s", job.number, " ".join(filter_overrides(job_overrides[job.number - initial_job_idx])))
+        log.info("%d at once with %d threads each; what they say: FOLDER/%s", self.n_jobs, self.threads, CONSOLE)
+        outcomes: dict[int, Outcome] = {}
+        with Progress("jobs", len(jobs), "jobs") as bar:
+            for job, outcome in self.run(list(jobs.values())):
+                outcomes[job.number] = outcome
+                again = f", begun {outcome.starts} times" if outcome.starts > 1 else ""
+                aside = f": {outcome.error}" if outcome.error else ""
+                log.info("#%d %s on %s%s%s", job.number, outcome.status, outcome.place, again, aside)
+                bar.update(1)
+        return [_returned(config, outcomes[job.number]) for job, config in composed]
+
+    def _compose(self, overrides: Sequence[str], number: int) -> tuple[Job, DictConfig]:
+        config = self._loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+            config.hydra.runtime.output_dir = str(folder)
+        return Job(number, folder, self._arguments(overrides, folder), Path.cwd()), config
+
+    def _arguments(self, overrides: Sequence[str], folder: Path) -> list[str]:
+        hydra = self._config.hydra
+        arguments = [
+            f"--config-dir={each.path}" for each in hydra.runtime.config_sources if each.provider == "command-line"
+        ]
+        arguments += [f"--config-name={hydra.job.config_name}"]
+        ours = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(OF_THE_SWEEP)]
+        place = [
+            f"hydra.run.dir={_quoted(folder)}",
+            f"hydra.sweep.dir={_quoted(Path(str(hydra.sweep.dir)).absolute())}",
+        ]
+        return [*arguments, *overrides, *ours, *place]
+
+
+def _quoted(path: Path) -> str:
+    """Write a path so that Hydra's grammar takes it as it is."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def _returned(config: DictConfig, outcome: Outcome) -> JobReturn:
+    HydraConfig.instance().set_config(config)
+    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    returned = JobReturn(
+        overrides=OmegaConf.to_container(config.hydra.overrides.task),
+        cfg=task,
+        hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
+        working_dir=str(Path.cwd()),
+        task_name=config.hydra.job.name,
+    )
+    ended_well = outcome.status in ("finished", "pruned")
+    returned.status = JobStatus.COMPLETED if ended_well else JobStatus.FAILED
+    returned.return_value = None if ended_well else JobError(outcome.error)
+    return returned

@@ -1,0 +1,60 @@
+"""Jobs on a Ray cluster whose machines share the folder of the runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from distill.sweep.jobs import Job, Outcome, outcome, run_job
+from distill.sweep.launcher import PLUGINS, ProcessLauncher
+from export.runtime.threads import available_cores
+
+
+class RayLauncher(ProcessLauncher):
+    """Gives each job to a Ray task; a task whose worker or node is lost is begun again.
+
+    Args:
+        n_jobs: jobs at once, over all machines.
+        threads: of each, and the CPUs that it asks Ray for.
+        tries: how often a job is begun that was killed.
+        address: of the cluster; null begins one on this machine.
+    """
+
+    __module__ = PLUGINS
+
+    def __init__(self, n_jobs: int, threads: int | None, tries: int, address: str | None) -> None:
+        super().__init__(n_jobs, threads, tries)
+        self.address = address
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Run jobs, yielding each as it ends."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        cpus = None if self.address else max(available_cores(), self.threads)
+        ray.init(
+            address=self.address, num_cpus=cpus, log_to_driver=False, include_dashboard=False, logging_level="error"
+        )
+        try:
+            task = ray.remote(num_cpus=self.threads, max_retries=self.tries)(_on_a_node)
+            waiting, going = list(jobs), {}
+            while waiting or going:
+                while waiting and len(going) < self.n_jobs:
+                    job = waiting.pop(0)
+                    going[task.remote(job, self.threads, self.tries)] = job
+                for done in ray.wait(list(going))[0]:
+                    job = going.pop(done)
+                    try:
+                        yield job, ray.get(done)
+                    except ray.exceptions.RayError:
+                        yield job, outcome(job.folder, -9, self.tries + 1)
+        finally:
+            ray.shutdown()
+
+
+def _on_a_node(job: Job, threads: int, tries: int) -> Outcome:
+    import ray
+
+    done = run_job(job, threads, tries)
+    return replace(done, place=f"{done.place}, node {ray.get_runtime_context().get_node_id()[:8]}")

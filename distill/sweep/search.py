@@ -1,0 +1,142 @@
+"""A search: Optuna chooses the overrides of the next runs by what earlier ones gave."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from distill.errors import ConfigError
+from distill.pruning import Curve
+from distill.sweep.grid import begin, end, place
+from distill.sweep.launcher import PLUGINS
+from distill.sweep.space import Space
+from export.extras import require
+from export.measure.table import headline
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+    from distill.sweep.study import Study
+
+log = logging.getLogger(__name__)
+
+FIELDS = (
+    "ndcg@10", "mrr@10", "map", "pair_accuracy", "tau", "rbo", "overlap@10", "retention", "p50_ms", "p95_ms", "p99_ms",
+    "pairs_per_s", "cpu_ms_per_query", "speedup", "speedup_wall", "size_mb", "params", "peak_rss_mb",
+)  # fmt: skip
+SPLIT = "measure.split"
+
+
+class OptunaSweeper(Sweeper):  # type: ignore[misc]
+    """Searches for the front of several objectives.
+
+    Args:
+        n_trials: that have a result or were given up, of the whole study, when the search ends.
+        n_jobs: trials asked for at once: what the launcher runs side by side.
+        sampler: tpe or nsga2.
+        seed: of the sampler.
+        study: its name; the same name goes on with it.
+        storage: a journal file or a database's URL.
+        objectives: field of the table's last student row -> maximize or minimize.
+        prune: `least` rivals and `margin` of nDCG@10, see `distill.pruning`; without it nothing is given up.
+        params: overrides, as on the command line.
+    """
+
+    __module__ = PLUGINS
+
+    def __init__(
+        self, n_trials: int, n_jobs: int, sampler: str, seed: int | None, study: str, storage: str,
+        objectives: Mapping[str, str], prune: Mapping[str, float] | None, params: Mapping[str, str] | None,
+    ) -> None:  # fmt: skip
+        self.n_trials, self.n_jobs, self.sampler, self.seed = n_trials, n_jobs, sampler, seed
+        self.name, self.storage, self.objectives = study, storage, dict(objectives)
+        self.prune, self.params = prune, dict(params or {})
+        self._batches = 0
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and make the launcher."""
+        self._context, self._config = hydra_context, config
+        self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Search the space that the command line's overrides stand for."""
+        require("sweep", "optuna", "plotly")
+        from distill.sweep.study import Study, check_options
+
+        problems = check_options(self.sampler, self.objectives, FIELDS)
+        problems += [
+            f"hydra.sweeper.{name}={value}: allowed is a number >= 1"
+            for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)) if value < 1
+        ]  # fmt: skip
+        if problems:
+            raise ConfigError("\n".join(problems))
+        space = self._space(arguments)
+        study = Study(self.name, self.storage, self.objectives, self.sampler, self.seed, space)
+        if adopted := study.adopt_abandoned():
+            log.info("%d trials of a killed process are done again", adopted)
+        folder = begin(self._config)
+        jobs: list[JobReturn] = []
+        while wanted := self._wanted(study, jobs):
+            jobs += self._batch(study, space, min(self.n_jobs, wanted), folder, len(jobs))
+        end(folder, jobs, study.folders())
+        return jobs
+
+    def _space(self, arguments: Sequence[str]) -> Space:
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        if not any(each.lstrip("+").startswith(f"{SPLIT}=") for each in given):
+            given.append(f"{SPLIT}=dev")  # test is for reporting: a search that saw it would have used it up
+        return Space.of(OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(given))
+
+    def _wanted(self, study: Study, jobs: Sequence[JobReturn]) -> int:
+        """Return how many trials are still to be begun; failed ones of this process count, so that it ends."""
+        failed = sum(job.status != JobStatus.COMPLETED for job in jobs)
+        return max(0, self.n_trials - study.ended() - study.under_way() - failed)
+
+    def _batch(self, study: Study, space: Space, number: int, folder: Path, first: int) -> Sequence[JobReturn]:
+        """Ask, launch and tell."""
+        trials = [study.ask() for _ in range(number)]
+        more = self._rivals(study, folder)
+        overrides = [[*space.overrides(trial.params), *more] for trial in trials]
+        log.info("trials %s of study %s", ", ".join(str(trial.number) for trial in trials), self.name)
+        jobs: Sequence[JobReturn] = self._launcher.launch(overrides, initial_job_idx=first)
+        for trial, job in zip(trials, jobs, strict=True):
+            self._tell(study, trial, place(job))
+        return jobs
+
+    def _rivals(self, study: Study, folder: Path) -> list[str]:
+        if self.prune is None:
+            return []
+        self._batches += 1
+        path = (folder / f"rivals-{self._batches}.json").absolute()
+        rivals = study.rivals(int(self.prune["least"]), float(self.prune["margin"]))
+        path.write_text(json.dumps(rivals.as_json()) + "\n", encoding="utf-8")
+        quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"rivals='{quoted}'"]
+
+    def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
+        record = _read(folder / "run.json")
+        tradeoff = _read(folder / "tradeoff.json")
+        row = headline(tradeoff) if tradeoff else None
+        values = [row.get(field) for field in self.objectives] if row else []
+        student = folder / record["stages"]["student"] if "student" in record.get("stages", {}) else None
+        curve = Curve.read(student) if student is not None and student.is_dir() else None
+        known = [float(value) for value in values if value is not None]
+        complete = bool(known) and len(known) == len(self.objectives)
+        study.tell(trial, folder, known if complete else None, pruned=record.get("status") == "pruned", curve=curve)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

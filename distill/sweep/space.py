@@ -1,0 +1,78 @@
+"""What a search may choose from: Hydra's sweep overrides as Optuna's distributions, and choices as overrides again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from distill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True)
+class Space:
+    """The overrides of a search.
+
+    Attributes:
+        fixed: overrides that every trial has.
+        distributions: what is chosen, by the override's key.
+    """
+
+    fixed: Sequence[str]
+    distributions: Mapping[str, BaseDistribution]
+
+    @classmethod
+    def of(cls, overrides: Sequence[Override]) -> Space:
+        """Take the command line's overrides apart; the last one of a key counts.
+
+        Raises:
+            ConfigError: if there is nothing to choose, or an interval that is none.
+        """
+        fixed: dict[str, str] = {}
+        distributions: dict[str, BaseDistribution] = {}
+        for override in overrides:
+            key = override.get_key_element()
+            fixed.pop(key, None)
+            distributions.pop(key, None)
+            if override.is_sweep_override():
+                distributions[key] = _distribution(override)
+            else:
+                fixed[key] = f"{key}={override.get_value_element_as_str()}"
+        if not distributions:
+            raise ConfigError(
+                "nothing to search: give values to choose from, as in student=l1_h384,l2_h384 or "
+                "'student.fit.learning_rate=tag(log,interval(1e-4,1e-3))'"
+            )
+        return cls(list(fixed.values()), distributions)
+
+    def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
+        """Return a trial's overrides."""
+        return [*self.fixed, *(f"{key}={_written(value)}" for key, value in chosen.items())]
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    sweep = override.value()
+    key = override.get_key_element()
+    try:
+        if isinstance(sweep, IntervalSweep):
+            log, low, high = "log" in sweep.tags, sweep.start, sweep.end
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=log)
+            return FloatDistribution(low, high, log=log)
+        if isinstance(sweep, RangeSweep) and not sweep.shuffle and isinstance(sweep.range(), range):
+            values = sweep.range()
+            return IntDistribution(values[0], values[-1], step=values.step)
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"{override.input_line or key}: {error}") from error
+
+
+def _written(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
