@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -128,6 +129,8 @@ class Run:
         if self.config.budget.require:
             verdict = gating.judge_run(self.folder, Budget.of(asdict(self.config.budget), "budget"))
             tradeoff["gate"] = verdict
+        if not self.config.bundle:
+            shutil.rmtree(self.folder / "bundle")
         return tradeoff
 
     def _tradeoff(self, measured: Measured) -> dict[str, Any]:

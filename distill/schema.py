@@ -258,6 +258,7 @@ class Config:
     name: str = MISSING
     seed: int = 0
     runs: str = "runs"
+    bundle: bool = True
     rivals: str | None = None
     data: Data = MISSING
     teacher: Teacher = MISSING

@@ -34,7 +34,8 @@ FIELDS = (
     "ndcg@10", "mrr@10", "map", "pair_accuracy", "tau", "rbo", "overlap@10", "retention", "p50_ms", "p95_ms", "p99_ms",
     "pairs_per_s", "cpu_ms_per_query", "speedup", "speedup_wall", "size_mb", "params", "peak_rss_mb",
 )  # fmt: skip
-SPLIT = "measure.split"
+# test is for reporting: a search that saw it would have used it up; and dozens of bundles would fill a disk
+IN_A_SEARCH = {"measure.split": "dev", "bundle": "false"}
 
 
 class OptunaSweeper(Sweeper):  # type: ignore[misc]
@@ -93,8 +94,8 @@ class OptunaSweeper(Sweeper):  # type: ignore[misc]
 
     def _space(self, arguments: Sequence[str]) -> Space:
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        if not any(each.lstrip("+").startswith(f"{SPLIT}=") for each in given):
-            given.append(f"{SPLIT}=dev")  # test is for reporting: a search that saw it would have used it up
+        keys = {each.lstrip("+").partition("=")[0] for each in given}
+        given += [f"{key}={value}" for key, value in IN_A_SEARCH.items() if key not in keys]
         return Space.of(OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(given))
 
     def _wanted(self, study: Study, jobs: Sequence[JobReturn]) -> int:
