@@ -1,10 +1,12 @@
 """Two rankers timed against each other until it is clear which keeps a bound, on a machine that does other things too.
 
-A block times one request as A B B A, so that whatever slows the machine down meets both alike, and gives the ratio of
-their CPU times and of their wall times. Blocks of one bundle against itself are as likely above 1 as below, whatever
-the load: the interval of the median ratio is by order statistics, which assume nothing more. It is looked at after 64,
-128, 256, ... blocks, each look with a smaller share of the allowed error, so that looking often makes no false alarm
-more likely.
+Both are loaded anew again and again, for how a ranker happens to lie in memory, and what else the machine does in those
+seconds, biases every call until the next load. So a load, not a call, is a sample. In a load one request is timed as
+A B B A and the next as B A A B: whatever slows the machine down meets both alike, and so does what a turn costs after
+one of the other or of its own. A load gives one ratio. Of a bundle against itself its logarithm is as likely above 0 as
+below by as much, whatever the noise: the interval is that of Wilcoxon's signed ranks, which assume nothing more. It is
+looked at after 8, 12, 18, ... loads, each look with a smaller share of the allowed error, so that looking often makes
+no false alarm more likely.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,13 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 Request = tuple[str, list[str]]
 
-FIRST_LOOK = (
-    64  # blocks; neighbouring blocks are not independent while the load beside them changes: after 16, 1 of 24 erred
-)
-WARM_UP = 3
-RESAMPLES = 2000
+FIRST_LOOK = 8  # loads; of fewer than 7 no interval of look 1's confidence at .95 has an end
+PAIRS = 2  # of blocks (A B B A, B A A B) in a load: more time is better spent on further loads
+LONGEST = 2 * FIRST_LOOK  # a load that has used this part of the time ends after one pair, so that some looks are had
+WARM_UP = 2  # requests after a load: the first plans memory
 SPENT = 6 / math.pi**2  # of the allowed error at look 1; look k gets SPENT / k^2, which sum to 1
 
 
@@ -38,72 +40,113 @@ class Scores(Protocol):
         """Score a query's items."""
 
 
+Open = Callable[[], AbstractContextManager[Scores]]  # loads a ranker anew
+
+
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of a ranker and its rival, block by block, each the sum of its two turns.
+    """Milliseconds of a ranker and its rival, turn by turn; four turns of each are a pair of blocks.
 
     Attributes:
-        wall: float64 [2, turns] of single turns, for percentiles: the ranker's row, the rival's row.
+        wall: float64 [2, turns]: the ranker's row, the rival's row.
         cpu: float64 [2, turns].
+        load: int64 [turns], the number of the load that a turn was in, from 0.
     """
 
     wall: Float64
     cpu: Float64
+    load: Int64
 
     @property
-    def blocks(self) -> int:
-        """Number of A B B A blocks."""
-        return int(self.wall.shape[1]) // 2
+    def loads(self) -> int:
+        """Number of loads."""
+        return int(self.load[-1]) + 1
 
     def ratios(self, times: Float64) -> Float64:
-        """Return the ratio of each block, float64 [blocks]: the ranker's two turns over the rival's two."""
-        sums = times.reshape(2, -1, 2).sum(axis=2)
-        return np.asarray(sums[0] / sums[1])
+        """Return the ratio of each load, float64 [loads]: the median of its pairs' summed turns, ranker over rival."""
+        sums = times.reshape(2, -1, 4).sum(axis=2)
+        pairs, load = sums[0] / sums[1], self.load[::4]
+        return np.array([np.median(pairs[load == number]) for number in range(self.loads)])
+
+    def percentile_ratios(self, times: Float64, percent: float) -> Float64:
+        """Return the ratio of a percentile of each load's turns, float64 [loads]."""
+        parts = [np.percentile(times[:, self.load == number], percent, axis=1) for number in range(self.loads)]
+        return np.array([part[0] / part[1] for part in parts])
 
 
 def duel(
-    ranker: Scores,
-    rival: Scores,
+    ranker: Open,
+    rival: Open,
     requests: Sequence[Request],
     *,
     seconds: float,
     decided: Callable[[Times, int], bool],
     progress: Callable[[float], None],
 ) -> Times:
-    """Time two rankers on the same requests in A B B A blocks.
+    """Time two rankers on the same requests, in blocks, load after load.
 
     Args:
-        ranker: the one in question.
-        rival: what it is compared with.
+        ranker: loads the one in question.
+        rival: loads what it is compared with.
         requests: queries with their items; taken in turn.
         seconds: when to end without a decision.
         decided: is told the times so far and the number of the look (from 1); whether that is enough.
         progress: is told which share of the time is gone.
     """
-    for request in requests[:WARM_UP]:
-        ranker.score_items(*request)
-        rival.score_items(*request)
-    turns: list[tuple[float, float, float, float]] = []
-    look, wanted, start = 1, FIRST_LOOK, time.perf_counter()
-    with _no_garbage():
-        while True:
-            request = requests[len(turns) // 2 % len(requests)]
-            first = _time(ranker, request)
-            second, third = _time(rival, request), _time(rival, request)
-            fourth = _time(ranker, request)
-            turns += [(first[0], second[0], first[1], second[1]), (fourth[0], third[0], fourth[1], third[1])]
-            gone = (time.perf_counter() - start) / seconds
-            progress(min(gone, 1.0))
-            if len(turns) >= 2 * wanted or gone >= 1:
-                times = _times(turns)
-                if decided(times, look) or gone >= 1:
-                    return times
-                look, wanted = look + 1, 2 * wanted
+    turns: list[_Turns] = []
+    look, wanted, load, start = 1, FIRST_LOOK, 0, time.perf_counter()
+
+    def gone() -> float:
+        share = (time.perf_counter() - start) / seconds
+        progress(min(share, 1.0))
+        return share
+
+    while True:
+        turns += _load(ranker, rival, requests, load, len(turns) // 2, gone)
+        load += 1
+        over = gone() >= 1
+        if load >= wanted or over:
+            times = _times(turns)
+            if decided(times, look) or over:
+                return times
+            look, wanted = look + 1, wanted + wanted // 2
 
 
 def confidence_at(look: int, confidence: float) -> float:
     """Return the confidence of an interval at a look, so that all looks together are wrong no more than allowed."""
     return 1 - (1 - confidence) * SPENT / look**2
+
+
+def ratio_and_interval(ratios: Float64, confidence: float) -> tuple[float, tuple[float, float]]:
+    """Return the Hodges-Lehmann estimate of a ratio and its exact interval (Conover 1999, section 5.7; of logarithms).
+
+    It holds whatever the distributions, alike or not, if the ratios are independent and their logarithms lie
+    symmetrically about the same centre.
+
+    Args:
+        ratios: float64 [loads], positive.
+        confidence: share covered at least.
+
+    Returns:
+        The estimate, and lower and upper end: 0 and infinite where there are too few ratios.
+    """
+    logs, count = np.log(ratios), len(ratios)
+    averages = np.sort(((logs[:, None] + logs) / 2)[np.triu_indices(count)])
+    value, k = float(np.exp(np.median(averages))), _outside(count, (1 - confidence) / 2)
+    if k == 0:
+        return value, (0.0, math.inf)
+    return value, (float(np.exp(averages[k - 1])), float(np.exp(averages[-k])))
+
+
+def _outside(count: int, error: float) -> int:
+    """Return the largest k for which the signed ranks' sum of `count` values lies below k with at most this chance."""
+    chances = np.ones(1)
+    for rank in range(1, count + 1):  # each rank is in the sum or not
+        longer = np.zeros(len(chances) + rank)
+        longer[: len(chances)] += chances / 2
+        longer[rank:] += chances / 2
+        chances = longer
+    return int(np.searchsorted(np.cumsum(chances), error, side="right"))
 
 
 def quantile_interval(values: Float64, share: float, confidence: float) -> tuple[float, float]:
@@ -136,26 +179,35 @@ def _below(count: int, share: float, error: float) -> int:
     return count
 
 
-def percentile_ratio_interval(times: Float64, percent: float, confidence: float, seed: int = 0) -> tuple[float, float]:
-    """Return the bootstrap interval over blocks of the ratio of two percentiles.
-
-    Args:
-        times: float64 [2, turns], the ranker's and the rival's.
-        percent: which percentile.
-        confidence: share covered.
-        seed: of the drawing.
-    """
-    blocks = times.reshape(2, -1, 2)
-    drawn = np.random.default_rng(seed).integers(blocks.shape[1], size=(RESAMPLES, blocks.shape[1]))
-    sample = blocks[:, drawn].reshape(2, RESAMPLES, -1)
-    ratios = np.percentile(sample[0], percent, axis=1) / np.percentile(sample[1], percent, axis=1)
-    low, high = np.quantile(ratios, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return float(low), float(high)
+_Turns = tuple[float, float, float, float, int]  # wall and CPU time of the ranker and its rival; the load
 
 
-def _times(turns: Sequence[tuple[float, float, float, float]]) -> Times:
+def _times(turns: Sequence[_Turns]) -> Times:
     table = np.array(turns).T
-    return Times(table[:2], table[2:])
+    return Times(table[:2], table[2:4], table[4].astype(np.int64))
+
+
+def _load(
+    ranker: Open, rival: Open, requests: Sequence[Request], load: int, block: int, gone: Callable[[], float]
+) -> list[_Turns]:
+    """Load both anew and time their pairs of blocks, counted on from `block`."""
+    turns: list[_Turns] = []
+    ends = min(1.0, gone() + 1 / LONGEST)
+    with _both(ranker, rival, swapped=load % 2 == 1) as rankers, _no_garbage():
+        for request in requests[:WARM_UP]:
+            for one in rankers:
+                one.score_items(*request)
+        for _ in range(PAIRS):
+            for order in ((0, 1, 1, 0), (1, 0, 0, 1)):
+                request = requests[block % len(requests)]
+                block += 1
+                timed: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+                for who in order:
+                    timed[who].append(_time(rankers[who], request))
+                turns += [(a[0], b[0], a[1], b[1], load) for a, b in zip(*timed, strict=True)]
+            if gone() >= ends:
+                break
+    return turns
 
 
 def _time(ranker: Scores, request: Request) -> tuple[float, float]:
@@ -163,6 +215,17 @@ def _time(ranker: Scores, request: Request) -> tuple[float, float]:
     ranker.score_items(*request)
     cpu = (time.process_time() - start_cpu) * 1e3
     return (time.perf_counter() - start) * 1e3, cpu
+
+
+@contextmanager
+def _both(ranker: Open, rival: Open, *, swapped: bool) -> Iterator[tuple[Scores, Scores]]:
+    """Load both, in the other order if swapped: of two alike the one loaded first is a little slower."""
+    if swapped:
+        with rival() as second, ranker() as first:
+            yield first, second
+    else:
+        with ranker() as first, rival() as second:
+            yield first, second
 
 
 @contextmanager

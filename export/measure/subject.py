@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +19,7 @@ from export.measure import evaluation
 from export.measure.budget import Bound, Budget
 from export.measure.duel import Float64, Request, Times
 from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
-from export.measure.quality import ratio_interval
-from export.measure.recorded import PERCENTILES, RESAMPLES, SEED, Found, quality_estimates
+from export.measure.recorded import PERCENTILES, Found, quality_estimates
 from export.runtime.manifest import EVALUATION, Manifest
 from export.runtime.ranker import Ranker
 from export.runtime.scorer import PairScorer
@@ -159,15 +157,16 @@ def _absolute(
         found["cpu_ms_per_query"] = _of_time(value, interval, len(cpu), "requests")
         return found | {"pairs_per_s": _speed(times, pairs, confidence)}
 
-    with Ranker.load(subject.bundle, variant=subject.variant, keep_mb=0) as ranker:
-        return _duel(ranker, ranker, budget, bounds, requests, estimates, lambda share: progress("latency", share))
+    own = _own(subject)
+    return _duel(own, own, budget, bounds, requests, estimates, lambda share: progress("latency", share))
 
 
 def _speed(times: Times, pairs: Float64, confidence: float) -> Estimate:
-    counts = pairs[np.arange(times.blocks) % len(pairs)].astype(float) * 4  # a block is four turns of one request
-    seconds = times.wall.reshape(2, -1, 2).sum(axis=(0, 2)) / 1e3
-    interval = ratio_interval(counts, seconds, confidence=confidence, resamples=RESAMPLES, seed=SEED)
-    return _of_time(float(counts.sum() / seconds.sum()), interval, times.blocks, "blocks")
+    seconds = times.wall.reshape(2, -1, 2).sum(axis=(0, 2)) / 1e3  # of a block: four turns of one request
+    counts = pairs[np.arange(len(seconds)) % len(pairs)] * 4.0
+    numbers = np.arange(times.loads)[:, None] == times.load[::2]
+    speeds = (numbers @ counts) / (numbers @ seconds)
+    return _of_time(*duel_.ratio_and_interval(speeds, confidence), times.loads, "loads")
 
 
 def _against(
@@ -183,13 +182,15 @@ def _against(
         hint = "--baseline BUNDLE" if rival == "baseline" else "the run, or --teacher FOLDER"
         return {bound.metric.name: Missing(f"it needs {hint}") for bound in bounds}
 
-    with Ranker.load(subject.bundle, variant=subject.variant, keep_mb=0) as ranker, _rival(subject, rival) as other:
-        return compare(ranker, other, budget, bounds, requests, lambda share: progress(f"against the {rival}", share))
+    def told(share: float) -> None:
+        progress(f"against the {rival}", share)
+
+    return compare(_own(subject), lambda: _rival(subject, rival), budget, bounds, requests, told)
 
 
 def compare(
-    ranker: duel_.Scores,
-    rival: duel_.Scores,
+    ranker: duel_.Open,
+    rival: duel_.Open,
     budget: Budget,
     bounds: Sequence[Bound],
     requests: Sequence[Request],
@@ -198,8 +199,8 @@ def compare(
     """Time two rankers until bounds on their ratios are decided, or the budget's time is over.
 
     Args:
-        ranker: the one in question.
-        rival: teacher or baseline.
+        ranker: loads the one in question.
+        rival: loads teacher or baseline.
         budget: its confidence and time limit.
         bounds: on ratios.
         requests: queries with their items.
@@ -207,16 +208,14 @@ def compare(
     """
 
     def estimates(times: Times, confidence: float) -> Found:
-        cpu, count = times.ratios(times.cpu), times.blocks
-        value, (low, high) = float(np.median(cpu)), duel_.quantile_interval(cpu, 0.5, confidence)
-        found: Found = {"cpu_ratio": _of_time(value, (low, high), count, "blocks")}
-        turned = (1 / high, 1 / low if low > 0 else math.inf)
-        found["cpu_speedup_vs_teacher_onnx"] = _of_time(1 / value, turned, count, "blocks")
+        ratios = {"cpu_ratio": times.ratios(times.cpu)}
+        ratios["cpu_speedup_vs_teacher_onnx"] = 1 / ratios["cpu_ratio"]
         for name, percent in (("p50_ratio", 50), ("p95_ratio", 95)):
-            value = float(np.percentile(times.wall[0], percent) / np.percentile(times.wall[1], percent))
-            interval = duel_.percentile_ratio_interval(times.wall, percent, confidence)
-            found[name] = _of_time(value, interval, count, "blocks")
-        return found
+            ratios[name] = times.percentile_ratios(times.wall, percent)
+        return {
+            name: _of_time(*duel_.ratio_and_interval(each, confidence), times.loads, "loads")
+            for name, each in ratios.items()
+        }
 
     return _duel(ranker, rival, budget, bounds, requests, estimates, progress)
 
@@ -239,6 +238,10 @@ class _Teacher:
         self._scorer.close()
 
 
+def _own(subject: Subject) -> duel_.Open:
+    return lambda: Ranker.load(subject.bundle, variant=subject.variant, keep_mb=0)
+
+
 def _rival(subject: Subject, rival: str) -> Ranker | _Teacher:
     if rival == "baseline":
         assert subject.baseline is not None
@@ -248,8 +251,8 @@ def _rival(subject: Subject, rival: str) -> Ranker | _Teacher:
 
 
 def _duel(
-    ranker: duel_.Scores,
-    rival: duel_.Scores,
+    ranker: duel_.Open,
+    rival: duel_.Open,
     budget: Budget,
     bounds: Sequence[Bound],
     requests: Sequence[Request],

@@ -19,7 +19,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,20 @@ def speed_verdict(bundle: Path, slower: bool) -> dict[str, Any]:
     """Gate a bundle, loaded anew, against itself, one side slower or as it is."""
     requests = golden_requests(bundle, ITEMS)
     start = time.perf_counter()
-    with Ranker.load(bundle, keep_mb=0) as ranker, Ranker.load(bundle, keep_mb=0) as rival:
-        subject = Slower(ranker) if slower else ranker
-        found = compare(subject, rival, SPEED, SPEED.bounds, requests, lambda _: None)
+
+    def as_it_is() -> Ranker:
+        return Ranker.load(bundle, keep_mb=0)
+
+    @contextmanager
+    def with_more_work() -> Iterator[Slower]:
+        with as_it_is() as ranker:
+            yield Slower(ranker)
+
+    subject = with_more_work if slower else as_it_is
+    found = compare(subject, as_it_is, SPEED, SPEED.bounds, requests, lambda _: None)
     line = judge(SPEED, found, "student").lines[0]
     return {"verdict": line.verdict, "measured": line.measured, "low": line.low, "high": line.high,
-            "blocks": found["cpu_ratio"].samples, "seconds": round(time.perf_counter() - start, 2)}  # fmt: skip
+            "loads": found["cpu_ratio"].samples, "seconds": round(time.perf_counter() - start, 2)}  # fmt: skip
 
 
 def quality_verdict(seed: int) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def summary(done: dict[str, list[dict[str, Any]]]) -> str:
             rates[name] = {"runs": len(runs), **verdicts}
             if "seconds" in runs[0]:
                 rates[name]["median_seconds"] = float(np.median([run["seconds"] for run in runs]))
-                rates[name]["median_blocks"] = float(np.median([run["blocks"] for run in runs]))
+                rates[name]["median_loads"] = float(np.median([run["loads"] for run in runs]))
     settings = {"loss": LOSS, "queries": QUERIES, "candidates": CANDIDATES, "items": ITEMS,
                 "busy_processes": available_cores()}  # fmt: skip
     libraries = versions(("rankdistill", "onnxruntime", "numpy"))
