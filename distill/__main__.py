@@ -24,9 +24,18 @@ def store() -> None:
     store_cli.app()
 
 
-def _require(*modules: str) -> None:
+def track() -> None:
+    """Run the `distill-track` command."""
+    _require("filelock", "hydra", "rich")
+    _require("mlflow", extra="track")
+    from distill import track_cli
+
+    track_cli.app()
+
+
+def _require(*modules: str, extra: str = "train") -> None:
     try:
-        require("train", *modules)
+        require(extra, *modules)
     except UserError as error:
         sys.exit(str(error))
 
