@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from distill import pipeline, ranks, schema
+from distill import pipeline, ranks, schema, tracking
 from distill.errors import ConfigError
 from distill.pruning import Pruned
 from distill.run import record_end
@@ -69,6 +69,7 @@ def _unknown(node: object, prefix: str) -> Iterator[str]:
 def _job(composed: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+    config = None
     try:
         config = convert(composed)
         return _report(pipeline.run(config, folder, overrides), folder)
@@ -86,6 +87,10 @@ def _job(composed: DictConfig) -> float | None:
         told = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
         _end(folder, overrides, "failed", told)
         raise RunFailed(told) from error
+    finally:
+        if config is not None and ranks.is_first() and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            sweep = Path(str(hydra_config.sweep.dir)).absolute()
+            tracking.after_run(folder, config.track, sweep if sweep in folder.absolute().parents else None)
 
 
 def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:

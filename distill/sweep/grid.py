@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from distill import tracking
 from distill.sweep.launcher import PLUGINS
 from export.extras import require
 
@@ -56,7 +57,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         self.validate_batch_is_legal(combinations)
         folder = begin(self.config)
         jobs: Sequence[JobReturn] = self.launcher.launch(combinations, initial_job_idx=0)
-        end(folder, jobs, [place(job) for job in jobs])
+        end(folder, jobs, [place(job) for job in jobs], self.config)
         return jobs
 
 
@@ -68,13 +69,14 @@ def begin(config: DictConfig) -> Path:
     return folder
 
 
-def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path]) -> None:
+def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: DictConfig) -> None:
     """Write a sweep's table and page, print the table, and tell of failed jobs.
 
     Args:
         folder: of the sweep.
         jobs: that this process had run.
         runs: folders of all runs that the table is about.
+        config: of the sweep.
 
     Raises:
         SweepFailed: if a job failed.
@@ -84,6 +86,7 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path]) -> None:
 
     print_comparison(sweep_.summarise(folder, runs), Console())
     log.info("%s", folder / "sweep.html")
+    tracking.after_sweep(folder, OmegaConf.to_object(config.track))
     failed = [job for job in jobs if job.status != JobStatus.COMPLETED]
     if failed:
         lines = [f"{len(failed)} of {len(jobs)} jobs failed; the same command runs again what is missing:"]

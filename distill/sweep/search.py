@@ -89,7 +89,7 @@ class OptunaSweeper(Sweeper):  # type: ignore[misc]
         jobs: list[JobReturn] = []
         while wanted := self._wanted(study, jobs):
             jobs += self._batch(study, space, min(self.n_jobs, wanted), folder, len(jobs))
-        end(folder, jobs, study.folders())
+        end(folder, jobs, study.folders(), self._config)
         return jobs
 
     def _space(self, arguments: Sequence[str]) -> Space:
