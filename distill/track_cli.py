@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from distill.console import ConsoleHandler
 from distill.schema import MlflowTrack
 from distill.tracked import read_json
 from distill.tracker_uri import SQLITE
@@ -33,6 +35,7 @@ def track(
     ] = None,
 ) -> None:
     """Record runs and sweeps in MLflow. A folder that is recorded already is updated."""
+    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
     given = {"uri": uri, "experiment": experiment, "model": model, "bundle": bundle}
     recorded = [_record(folder, given) for folder in folders]
     if not all(recorded):
