@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes the project's own records, and errors of others, to stderr above a running bar; never a traceback."""
+    """Writes the project's and Hydra's records, and errors of others, to stderr above a running bar; never a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; what comes with a traceback is told by the command and kept in the log file."""
-        ours = record.name.startswith(("distill", "export"))
+        ours = record.name.startswith(("distill", "export", "hydra"))
         if record.exc_info is None and (ours or record.levelno >= logging.ERROR):
             tqdm.write(record.getMessage(), file=sys.stderr)
