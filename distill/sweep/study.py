@@ -138,7 +138,7 @@ def _sampler(name: str, seed: int | None, begun: int) -> optuna.samplers.BaseSam
     seed = None if seed is None else seed + begun
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
 def _me() -> str:
