@@ -44,24 +44,28 @@ class SubmititLauncher(ProcessLauncher):
         executor.update_parameters(cpus_per_task=self.threads, **self.parameters)
         waiting, lost = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
         going: dict[int, tuple[Job, Any]] = {}
-        while waiting or going:
-            while waiting and len(going) < self.n_jobs:
-                job = waiting.pop(0)
-                going[job.number] = (job, executor.submit(run_job, job, self.threads, self.tries))
-            for number, (job, submitted) in list(going.items()):
-                if not submitted.done():
-                    continue
-                del going[number]
-                if (error := submitted.exception()) is None:
-                    yield job, submitted.result()
-                    continue
-                lost[number] += 1
-                if lost[number] < self.tries:
-                    log.info("#%d was lost (%s); submitting it again", number, _last_line(error))
-                    waiting.append(job)
-                else:
-                    yield job, outcome(job.folder, -9, lost[number])
-            time.sleep(LOOK_EVERY)
+        try:
+            while waiting or going:
+                while waiting and len(going) < self.n_jobs:
+                    job = waiting.pop(0)
+                    going[job.number] = (job, executor.submit(run_job, job, self.threads, self.tries))
+                for number, (job, submitted) in list(going.items()):
+                    if not submitted.done():
+                        continue
+                    del going[number]
+                    if (error := submitted.exception()) is None:
+                        yield job, submitted.result()
+                        continue
+                    lost[number] += 1
+                    if lost[number] < self.tries:
+                        log.info("#%d was lost (%s); submitting it again", number, _last_line(error))
+                        waiting.append(job)
+                    else:
+                        yield job, outcome(job.folder, -9, lost[number])
+                time.sleep(LOOK_EVERY)
+        finally:  # a sweep that is stopped leaves nothing in the queue
+            for _, submitted in going.values():
+                submitted.cancel(check=False)
 
 
 def _last_line(error: BaseException) -> str:
