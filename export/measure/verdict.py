@@ -55,11 +55,12 @@ def as_junit(verdict: Verdict, title: str) -> str:
     """
     counts = {kind: sum(line.verdict == kind for line in verdict.lines) for kind in SYMBOLS}
     errors = str(counts[INCONCLUSIVE] + counts[UNUSABLE])
-    numbers = {"tests": str(len(verdict.lines)), "failures": str(counts[FAIL]), "errors": errors}
+    numbers = {"tests": str(len(verdict.lines)), "failures": str(counts[FAIL]), "errors": errors, "skipped": "0"}
+    numbers["time"] = "0"  # a bound has no time of its own, and some viewers write NaN without one
     root = ElementTree.Element("testsuites", {"name": "rankdistill gate", **numbers})
     suite = ElementTree.SubElement(root, "testsuite", {"name": title, **numbers})
     for line in verdict.lines:
-        case = ElementTree.SubElement(suite, "testcase", name=line.bound, classname=f"{title}.{line.metric}")
+        case = ElementTree.SubElement(suite, "testcase", name=line.bound, classname=f"{title}.{line.metric}", time="0")
         if line.verdict != PASS:
             kind = "failure" if line.verdict == FAIL else "error"
             element = ElementTree.SubElement(case, kind, message=sentence(line), type=line.verdict)

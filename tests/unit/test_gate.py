@@ -169,7 +169,9 @@ def test_a_verdict_is_written_for_people_and_machines():
     assert "| ✓ | `size_mb` | student int8 | 15.7 |  | <= 20 |  |" in text
     root = ElementTree.fromstring(verdict_.as_junit(found, "movies"))
     suite = root.find("testsuite")
-    assert [suite.get(name) for name in ("tests", "failures", "errors")] == ["4", "1", "1"]
+    assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "0", "0"]
+    assert all(case.get("classname") and case.get("time") == "0" for case in suite)
+    assert all(each.text == each.get("message") and each.get("type") for each in suite.findall("testcase/*"))
     cases = {case.get("name"): [child.tag for child in case] for case in suite}
     assert cases == {
         "retention >= 0.95": [], "p95_ms <= 15": ["failure"], "size_mb <= 20": [], "cpu_ratio <= 1.02": ["error"],
