@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
 from distill.errors import ConfigError
 
@@ -65,12 +66,17 @@ def _distribution(override: Override) -> BaseDistribution:
             log, low, high = "log" in sweep.tags, sweep.start, sweep.end
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=log)
+            if not (isfinite(low) and isfinite(high)):
+                raise ValueError("its ends must be finite")
             return FloatDistribution(low, high, log=log)
-        if isinstance(sweep, RangeSweep) and not sweep.shuffle and isinstance(sweep.range(), range):
-            values = sweep.range()
-            return IntDistribution(values[0], values[-1], step=values.step)
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
-    except (ValueError, IndexError) as error:
+        if isinstance(sweep, ChoiceSweep | RangeSweep):
+            sweep.shuffle = False  # the sampler chooses; a study that goes on must find the same choices
+        if isinstance(sweep, RangeSweep) and isinstance(values := sweep.range(), range):
+            if not values:
+                raise ValueError("it is empty")
+            return IntDistribution(min(values), max(values), step=abs(values.step))
+        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    except ValueError as error:
         raise ConfigError(f"{override.input_line or key}: {error}") from error
 
 
