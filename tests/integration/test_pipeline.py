@@ -17,13 +17,23 @@ FIELDS = (
     "p50_ms p95_ms p99_ms pairs_per_s cpu_ms_per_query speedup speedup_ci size_mb params peak_rss_mb"
 ).split()
 
+TRACKED = "train.report_to=[tensorboard]"
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, beir, encoder):
     folder = tmp_path_factory.mktemp("place")
-    done = distill(*small(beir, encoder), cwd=folder)
+    done = distill(*small(beir, encoder), TRACKED, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+def test_tensorboard_follows_the_trainings(place):
+    for stage in ("teacher", "student"):
+        (events,) = place[0].glob(f"runs/stages/{stage}-*/tracker/events.out.tfevents.*")
+        content = events.read_bytes()
+        assert b"train/loss" in content
+        assert b"eval/ndcg@10" in content
 
 
 def test_the_table_has_every_row_and_field(place):
@@ -89,7 +99,7 @@ def test_a_run_ends_with_its_verdict(place):
 def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder):
     folder, _ = place
     first = table(newest_run(folder))
-    done = distill(*small(beir, encoder), cwd=folder)
+    done = distill(*small(beir, encoder), TRACKED, cwd=folder)
     assert done.returncode == 0, done.stderr
     again = newest_run(folder)
     record = json.loads((again / "run.json").read_text())
@@ -99,7 +109,7 @@ def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder)
 
 def test_a_sweep_trains_one_teacher(place, beir, encoder):
     folder, _ = place
-    done = distill("-m", *small(beir, encoder), "student.layers=1,2", cwd=folder)
+    done = distill("-m", *small(beir, encoder), TRACKED, "student.layers=1,2", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "runs/stages").glob("teacher-*"))) == 1
     assert len(list((folder / "runs/stages").glob("student-*"))) == 2
@@ -109,7 +119,7 @@ def test_a_sweep_trains_one_teacher(place, beir, encoder):
 
 def test_a_sweep_goes_on_after_a_job_that_fails(place, beir, encoder):
     folder, _ = place
-    done = distill("-m", *small(beir, encoder), "student.layers=9,1", "name=broken", cwd=folder)
+    done = distill("-m", *small(beir, encoder), TRACKED, "student.layers=9,1", "name=broken", cwd=folder)
     assert done.returncode != 0
     assert "student.layers=9: allowed is 1 to 2" in done.stderr
     assert "Traceback" not in done.stderr
@@ -161,7 +171,7 @@ def test_a_damaged_stage_is_named(place, beir, encoder, tmp_path):
     shutil.copytree(place[0] / "runs", tmp_path / "runs")
     stage = tmp_path / "runs/stages" / table(newest_run(place[0]))["stages"]["teacher"]
     (stage / "stage.json").write_text("{half")
-    done = distill(*small(beir, encoder), cwd=tmp_path)
+    done = distill(*small(beir, encoder), TRACKED, cwd=tmp_path)
     assert done.returncode != 0
     assert "is damaged" in done.stderr
     assert "delete the folder" in done.stderr
