@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 ID = ".mlflow-id"  # in a run's and a sweep's folder: what its MLflow run is found by, in whichever store
 ID_TAG = "rankdistill.id"
-KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # opens at the runs, not at traces of prompts
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # what MLflow takes in one request
 LONGEST_REASON = 300  # characters
 LONGEST_WAIT = 300  # seconds for other processes of this machine that write to the same database
@@ -85,7 +84,7 @@ class Tracker:
     def _make_experiment(self) -> str:
         location = (self._file.parent / ARTIFACTS).as_uri() if self._file is not None else None
         try:
-            return str(self._client.create_experiment(self.track.experiment, location, {KIND_TAG: KIND}))
+            return str(self._client.create_experiment(self.track.experiment, location))
         except Exception:
             if found := self._find_experiment():  # another process was there first
                 return found
