@@ -144,7 +144,9 @@ def _needed(bound: Bound, estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "no query has a value"
     gap, width = abs(estimate.value - bound.allowed), (estimate.high - estimate.low) / 2
-    if gap < 0.05 * width:
+    if not math.isfinite(width):
+        needed = f"{estimate.samples:,} {estimate.unit} are too few for an interval"
+    elif gap < 0.05 * width:
         needed = "the value is too close to the bound to be told apart from it"
     else:
         factor = (width / gap) ** 2

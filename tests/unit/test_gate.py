@@ -69,6 +69,8 @@ def test_an_inconclusive_line_tells_what_it_would_take():
     assert line.note == "it would take about 800 queries, there were 200; more test queries are needed"
     close = judge(asked, {"retention": queries(0.9501, 0.93, 0.97)}, "m").lines[0]
     assert "too close to the bound" in close.note
+    few = judge(asked, {"retention": queries(0.99, 0.0, math.inf, 4)}, "m").lines[0]
+    assert few.note == "4 queries are too few for an interval; more test queries are needed"
     nothing = judge(asked, {"retention": queries(math.nan, math.nan, math.nan)}, "m").lines[0]
     assert nothing.note == "no query has a value"
     assert (nothing.measured, nothing.low, nothing.high) == (None, None, None)
