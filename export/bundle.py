@@ -42,7 +42,7 @@ SPECIAL_TOKENS = {
 }  # fmt: skip
 IDENTITY = "torch.nn.modules.linear.Identity"  # sentence-transformers would put a sigmoid on a single output
 KEY_LENGTH = 16  # hex digits of the model's key
-LEFT_OUT = ("runs", "budget")  # of the configuration: they say nothing of the model
+LEFT_OUT = ("runs", "budget", "track", "bundle", "rivals")  # of the configuration: they say nothing of the model
 
 
 @dataclass(frozen=True)
