@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
@@ -13,6 +13,8 @@ from distill.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+
+SHAPE_NOTHING = ("bundle=", "track=", "track.", "runs=")  # overrides that leave a trial's result as it is
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Space:
             )
         return cls(list(fixed.values()), distributions)
 
+    def shaping(self) -> dict[str, str]:
+        """Return the options that shape what a trial gives, and from what they are chosen, as texts."""
+        given = dict(override.split("=", 1) for override in self.fixed if not override.startswith(SHAPE_NOTHING))
+        return given | {key: _told(distribution) for key, distribution in self.distributions.items()}
+
     def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
         """Return a trial's overrides."""
         return [*self.fixed, *(f"{key}={_written(value)}" for key, value in chosen.items())]
@@ -63,7 +70,7 @@ def _distribution(override: Override) -> BaseDistribution:
     key = override.get_key_element()
     try:
         if isinstance(sweep, IntervalSweep):
-            log, low, high = "log" in sweep.tags, sweep.start, sweep.end
+            log, low, high = "log" in sweep.tags, cast("float", sweep.start), cast("float", sweep.end)
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=log)
             if not (isfinite(low) and isfinite(high)):
@@ -78,6 +85,11 @@ def _distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
     except ValueError as error:
         raise ConfigError(f"{override.input_line or key}: {error}") from error
+
+
+def _told(distribution: BaseDistribution) -> str:
+    choices = getattr(distribution, "choices", None)
+    return str(distribution) if choices is None else ",".join(choices)
 
 
 def _written(value: Any) -> str:

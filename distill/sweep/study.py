@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -20,7 +22,7 @@ from distill.sweep.space import Space
 
 log = logging.getLogger(__name__)
 
-OWNER, FOLDER, CURVE, FIXED = "owner", "folder", "curve", "fixed overrides"
+OWNER, FOLDER, CURVE, BEGUN = "owner", "folder", "curve", "begun with"
 SAMPLERS = ("tpe", "nsga2")
 DIRECTIONS = ("maximize", "minimize")
 
@@ -50,7 +52,9 @@ class Study:
                 storage=_open(storage), study_name=name, directions=list(objectives.values()), load_if_exists=True
             )
         except Exception as error:  # each database's driver has errors of its own
-            raise ConfigError(f"hydra.sweeper.storage={storage}: cannot be opened: {error}") from error
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            line = f"hydra.sweeper.storage={storage}: cannot be opened: {told[0]}"
+            raise ConfigError(_without_passwords(line)) from error
         self._check(name)
         self._study.sampler = _sampler(sampler, seed, len(self._study.trials))
 
@@ -102,27 +106,47 @@ class Study:
         found = 0
         for trial in self._trials(TrialState.RUNNING):
             if _is_gone(trial.user_attrs.get(OWNER, "")):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+                try:
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another process took it up meanwhile
+                    continue
                 self._study.enqueue_trial(trial.params, skip_if_exists=False)
                 found += 1
         return found
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False, states=states)
+        return trials
 
     def _check(self, name: str) -> None:
-        other = "give the search another name: hydra.sweeper.study=..."
-        wanted = json.dumps({"objectives": dict(self.objectives), "fixed": sorted(self._space.fixed)})
-        begun = self._study.user_attrs.get(FIXED)
+        wanted = self._space.shaping() | {
+            "hydra.sweeper.objectives": ",".join(f"{field}:{direction}" for field, direction in self.objectives.items())
+        }
+        begun = self._study.user_attrs.get(BEGUN)
         if begun is None:
-            self._study.set_user_attr(FIXED, wanted)
+            self._study.set_user_attr(BEGUN, wanted)
             self._study.set_metric_names(list(self.objectives))
-        elif begun != wanted:
-            raise ConfigError(f"study {name} was begun with {begun}, now {wanted} is wanted; {other}")
-        for trial in self._study.get_trials(deepcopy=False):
-            for key, distribution in trial.distributions.items():
-                if self._space.distributions.get(key) != distribution:
-                    raise ConfigError(f"study {name} was begun with {key} from {distribution}; {other}")
+            return
+        problems = [
+            f"{key}={wanted.get(key, 'as it is')}: study {name} was begun with {begun.get(key, 'none given')}"
+            for key in {**begun, **wanted} if begun.get(key) != wanted.get(key)
+        ]  # fmt: skip
+        if problems:
+            raise ConfigError("\n".join([*problems, "give the search another name: hydra.sweeper.study=..."]))
+
+
+class _KernelLock:
+    """What Optuna asks of a journal's lock; it goes with a killed process, where those of Optuna stay behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 def _open(storage: str) -> str | BaseStorage:
@@ -130,7 +154,11 @@ def _open(storage: str) -> str | BaseStorage:
         return storage
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(JournalFileBackend(str(path), _KernelLock(path)))
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
 
 
 def _sampler(name: str, seed: int | None, begun: int) -> optuna.samplers.BaseSampler:
@@ -170,4 +198,4 @@ def check_options(sampler: str, objectives: Mapping[str, str], known: Sequence[s
             problems.append(f"hydra.sweeper.objectives.{field}: no such field; there are {', '.join(known)}")
         if direction not in DIRECTIONS:
             problems.append(f"hydra.sweeper.objectives.{field}={direction}: allowed is one of {', '.join(DIRECTIONS)}")
-    return problems if objectives else ["hydra.sweeper.objectives: at least one is needed"]
+    return problems if objectives else [*problems, "hydra.sweeper.objectives: at least one is needed"]
