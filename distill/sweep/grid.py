@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -18,17 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distill import tracking
+from distill.schema import Track
 from distill.sweep.launcher import PLUGINS
 from export.extras import require
 
 log = logging.getLogger(__name__)
 
 
-class SweepFailed(CompactHydraException):  # type: ignore[misc]
+class SweepFailed(CompactHydraException):
     """Some jobs of a sweep ended without a result; printed without a traceback."""
 
 
-class GridSweeper(Sweeper):  # type: ignore[misc]
+class GridSweeper(Sweeper):
     """Runs every combination; a failed job stops no other, and the command then ends with exit code 1.
 
     Args:
@@ -48,6 +49,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Run the sweep that the command line's overrides stand for."""
         require("sweep", "plotly")
+        assert self.hydra_context is not None and self.config is not None and self.launcher is not None  # noqa: PT018
         # here: Hydra's scan for plugins loads the module anew
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -86,7 +88,7 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: D
 
     print_comparison(sweep_.summarise(folder, runs), Console())
     log.info("%s", folder / "sweep.html")
-    tracking.after_sweep(folder, OmegaConf.to_object(config.track))
+    tracking.after_sweep(folder, cast("Track", OmegaConf.to_object(config.track)))
     failed = [job for job in jobs if job.status != JobStatus.COMPLETED]
     if failed:
         lines = [f"{len(failed)} of {len(jobs)} jobs failed; the same command runs again what is missing:"]
@@ -95,6 +97,7 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: D
 
 def place(job: JobReturn) -> Path:
     """Return the folder of a job's run."""
+    assert job.hydra_cfg is not None
     return Path(job.hydra_cfg.hydra.runtime.output_dir)
 
 

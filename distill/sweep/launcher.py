@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class JobError(UserError):
     """A job ended without a result."""
 
 
-class ProcessLauncher(Launcher):  # type: ignore[misc]
+class ProcessLauncher(Launcher):
     """Runs each job in a process of its own.
 
     Args:
@@ -107,23 +108,23 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]
         arguments += [f"--config-name={hydra.job.config_name}"]
         ours = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(OF_THE_SWEEP)]
         place = [
-            f"hydra.run.dir={_quoted(folder)}",
-            f"hydra.sweep.dir={_quoted(Path(str(hydra.sweep.dir)).absolute())}",
+            f"hydra.run.dir={quoted(folder)}",
+            f"hydra.sweep.dir={quoted(Path(str(hydra.sweep.dir)).absolute())}",
         ]
         return [*arguments, *overrides, *ours, *place]
 
 
-def _quoted(path: Path) -> str:
-    """Write a path so that Hydra's grammar takes it as it is."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
+def quoted(path: Path) -> str:
+    """Write a path so that Hydra takes it as it is: escape quotes, backslashes before them, and interpolations."""
+    text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
+    return "'" + text.replace("${", "\\${") + "'"
 
 
 def _returned(config: DictConfig, outcome: Outcome) -> JobReturn:
     HydraConfig.instance().set_config(config)
-    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     returned = JobReturn(
-        overrides=OmegaConf.to_container(config.hydra.overrides.task),
+        overrides=list(config.hydra.overrides.task),
         cfg=task,
         hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
         working_dir=str(Path.cwd()),

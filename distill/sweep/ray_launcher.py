@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from distill.sweep.jobs import Job, Outcome, outcome, run_job
 from distill.sweep.launcher import PLUGINS, ProcessLauncher
@@ -38,7 +39,8 @@ class RayLauncher(ProcessLauncher):
         )
         try:
             task = ray.remote(num_cpus=self.threads, max_retries=self.tries)(_on_a_node)
-            waiting, going = list(jobs), {}
+            waiting = list(jobs)
+            going: dict[Any, Job] = {}
             while waiting or going:
                 while waiting and len(going) < self.n_jobs:
                     job = waiting.pop(0)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from distill.errors import ConfigError
 from distill.pruning import Curve
 from distill.sweep.grid import begin, end, place
-from distill.sweep.launcher import PLUGINS
+from distill.sweep.launcher import PLUGINS, quoted
 from distill.sweep.space import Space
 from export.extras import require
 from export.measure.table import headline
@@ -38,7 +38,7 @@ FIELDS = (
 IN_A_SEARCH = {"measure.split": "dev", "bundle": "false"}
 
 
-class OptunaSweeper(Sweeper):  # type: ignore[misc]
+class OptunaSweeper(Sweeper):
     """Searches for the front of several objectives.
 
     Args:
@@ -121,8 +121,7 @@ class OptunaSweeper(Sweeper):  # type: ignore[misc]
         path = (folder / f"rivals-{self._batches}.json").absolute()
         rivals = study.rivals(int(self.prune["least"]), float(self.prune["margin"]))
         path.write_text(json.dumps(rivals.as_json()) + "\n", encoding="utf-8")
-        quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-        return [f"rivals='{quoted}'"]
+        return [f"rivals={quoted(path)}"]
 
     def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
         record = _read(folder / "run.json")
