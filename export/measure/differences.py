@@ -1,0 +1,106 @@
+"""Differences of students of several runs, in pairs over the same queries."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.measure import evaluation
+from export.measure.quality import difference_interval
+from export.measure.recorded import MAIN, RESAMPLES, SEED
+from export.measure.runs import Run
+from export.measure.table import headline
+from export.runtime.manifest import EVALUATION
+
+MOST_RUNS = 20  # above it every two would be hundreds: then only those with two runs are made
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """A run's student query by query.
+
+    Attributes:
+        name: of the run.
+        data: the data's fingerprint, and its split.
+        queries: ids.
+        values: float64 [queries] of nDCG@10.
+    """
+
+    name: str
+    data: tuple[str, str]
+    queries: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+
+def per_query(run: Run, name: str) -> PerQuery | str:
+    """Return the values of a finished run's student query by query, or in words why there are none.
+
+    Args:
+        run: a finished one.
+        name: what the run is called.
+    """
+    row = headline(run.tradeoff or {"rows": []})
+    if row is None:
+        return f"{name} has no student"
+    try:
+        content = evaluation.read(run.folder / EVALUATION)
+        form = ("student", row.get("engine"), row.get("precision"))
+        models = [m for m in content["models"] if (m["model"], m["engine"], m["precision"]) == form]
+        values = np.array(models[-1]["quality"][MAIN], dtype=np.float64)
+        queries = tuple(map(str, content["queries"]))
+        fingerprint, split = content.get("fingerprint"), content.get("split")
+    except FileNotFoundError:
+        return f"{name} has no {EVALUATION}"
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{name}: {EVALUATION} is damaged"
+    if not (isinstance(fingerprint, str) and isinstance(split, str)):
+        return f"{name}: {EVALUATION} does not say what data it is of"
+    if values.shape != (len(queries),):
+        return f"{name}: {EVALUATION} is damaged"
+    return PerQuery(name, (fingerprint, split), queries, values)
+
+
+def differences(
+    runs: Sequence[tuple[Run, str]], bases: Sequence[str], confidence: float
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return differences of nDCG@10 between every two runs, or with the bases alone if there are many.
+
+    Args:
+        runs: finished ones and their names.
+        bases: names of those that the others are compared with if there are more than `MOST_RUNS`.
+        confidence: of the intervals, each for itself.
+
+    Returns:
+        For two runs a and b: {a, b, difference (a minus b), interval, queries} or {a, b, reason}; and whether it is
+        every two.
+    """
+    names = [name for _, name in runs]
+    every = len(runs) <= MOST_RUNS
+    if every:
+        wanted = list(itertools.combinations(names, 2))
+    else:
+        wanted = list(dict.fromkeys((name, base) for base in bases for name in names if name != base))
+        wanted = [pair for i, pair in enumerate(wanted) if pair[::-1] not in wanted[:i]]
+    read = {name: per_query(run, name) for run, name in runs}
+    return [{"a": a, "b": b, **_difference(read[a], read[b], confidence)} for a, b in wanted], every
+
+
+def _difference(a: PerQuery | str, b: PerQuery | str, confidence: float) -> dict[str, Any]:
+    if isinstance(a, str) or isinstance(b, str):
+        return {"reason": "; ".join(reason for reason in (a, b) if isinstance(reason, str))}
+    for one, other, what in zip(a.data, b.data, ("data", "splits"), strict=True):
+        if one != other:
+            return {"reason": f"measured on different {what}: {one} and {other}"}
+    if a.queries != b.queries:
+        return {"reason": "measured on different queries"}
+    apart = a.values - b.values
+    if np.isnan(apart).all():
+        return {"reason": "no query has a value in both"}
+    interval = difference_interval(a.values, b.values, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    count = int((~np.isnan(apart)).sum())
+    return {"difference": float(np.nanmean(apart)), "interval": list(interval), "queries": count}
