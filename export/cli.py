@@ -213,6 +213,35 @@ def gate(
     raise typer.Exit(verdict.exit_code)
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="Folders of runs; a sweep's folder stands for its jobs.", show_default=False
+        ),
+    ],
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a table, a row a run.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the fronts and differences.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Run that differences are with; else the first with a result.")
+    ] = None,
+) -> None:
+    """Compare runs: quality, cost, fronts, and which differences are more than chance.
+
+    Ends with 0, or with 2 for unusable input.
+    """
+    from rich.console import Console
+
+    from export import comparing
+
+    with _told():
+        comparison = comparing.compare(runs, reference)
+        comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
+        comparing.show(comparison, Console())
+
+
 def _write(path: Path, text: str) -> None:
     from export.files import write_atomic
 
