@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CONSOLE = "console.log"
+CONSOLE, RECORD = "console.log", "run.json"
 PARENT = "RANKDISTILL_PARENT"  # environment variable: the process that a job must not outlive
 PR_SET_PDEATHSIG = 1
 KILLED_BY_SHELL = 128 + signal.SIGKILL
@@ -62,6 +62,7 @@ def run_job(job: Job, threads: int, tries: int) -> Outcome:
         tries: how often it is begun at most.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / RECORD).unlink(missing_ok=True)  # of an earlier sweep in the same folder
     environment = _environment(threads)
     for start in range(1, tries + 1):
         with (job.folder / CONSOLE).open("ab") as console:
@@ -70,11 +71,12 @@ def run_job(job: Job, threads: int, tries: int) -> Outcome:
                 command, cwd=job.directory, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                 check=False,
             )  # fmt: skip
-        if done.returncode >= 0 and done.returncode != KILLED_BY_SHELL:
+        code = -signal.SIGKILL if done.returncode == KILLED_BY_SHELL else done.returncode
+        if code >= 0:
             break
         with (job.folder / CONSOLE).open("a") as console:
-            console.write(f"killed by signal {abs(done.returncode)} (start {start} of {tries})\n")
-    return outcome(job.folder, done.returncode, start)
+            console.write(f"killed by signal {-code} (start {start} of {tries})\n")
+    return outcome(job.folder, code, start)
 
 
 def outcome(folder: Path, code: int, starts: int) -> Outcome:
@@ -87,13 +89,13 @@ def outcome(folder: Path, code: int, starts: int) -> Outcome:
     """
     place = socket.gethostname()
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = {"status": "running"}
     if record["status"] != "running":
         return Outcome(record["status"], record.get("error", ""), starts, place)
-    if code < 0 or code == KILLED_BY_SHELL:
-        return Outcome("killed", f"killed by signal {abs(code)}, begun {starts} times", starts, place)
+    if code < 0:
+        return Outcome("killed", f"killed by signal {-code}, begun {starts} times", starts, place)
     return Outcome("failed", f"ended with code {code}: {_last_words(folder)}", starts, place)
 
 
@@ -109,7 +111,8 @@ def end_with_parent() -> None:
 
 def _environment(threads: int) -> Mapping[str, str]:
     share = str(threads)
-    return os.environ | {PARENT: str(os.getpid()), "OMP_NUM_THREADS": share, "RAYON_NUM_THREADS": share}
+    own = {"OMP_NUM_THREADS": share, "RAYON_NUM_THREADS": share, "PYTHONSAFEPATH": "1"}  # no imports from the directory
+    return os.environ | own | {PARENT: str(os.getpid())}
 
 
 def _last_words(folder: Path) -> str:
