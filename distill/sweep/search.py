@@ -107,12 +107,17 @@ class OptunaSweeper(Sweeper):
         """Ask, launch and tell."""
         trials = [study.ask() for _ in range(number)]
         more = self._rivals(study, folder)
-        overrides = [[*space.overrides(trial.params), *more] for trial in trials]
+        overrides = [[*space.overrides(trial.params), *more, *self._place(trial)] for trial in trials]
         log.info("trials %s of study %s", ", ".join(str(trial.number) for trial in trials), self.name)
         jobs: Sequence[JobReturn] = self._launcher.launch(overrides, initial_job_idx=first)
         for trial, job in zip(trials, jobs, strict=True):
             self._tell(study, trial, place(job))
         return jobs
+
+    def _place(self, trial: Trial) -> list[str]:
+        """Name a run's folder after its trial, so that a study that goes on in the same folder overwrites nothing."""
+        given = any(each.lstrip("+").startswith("hydra.sweep.subdir=") for each in self._config.hydra.overrides.hydra)
+        return [] if given else [f"hydra.sweep.subdir={trial.number}"]
 
     def _rivals(self, study: Study, folder: Path) -> list[str]:
         if self.prune is None:
@@ -125,7 +130,7 @@ class OptunaSweeper(Sweeper):
 
     def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
         record = _read(folder / "run.json")
-        tradeoff = _read(folder / "tradeoff.json")
+        tradeoff = _read(folder / "tradeoff.json") if record.get("status") == "finished" else {}
         row = headline(tradeoff) if tradeoff else None
         values = [row.get(field) for field in self.objectives] if row else []
         student = folder / record["stages"]["student"] if "student" in record.get("stages", {}) else None
