@@ -30,17 +30,15 @@ class _Lock:
     """A lock file of the machine that many may share or one have alone."""
 
     def __init__(self, name: str) -> None:
-        path = Path(tempfile.gettempdir()) / f"rankdistill-{name}.lock"
+        self._file: int | None = None
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            with suppress(PermissionError):  # another user's file, which this process can lock all the same
-                path.chmod(0o666)
-        except PermissionError:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = _open(Path(tempfile.gettempdir()) / f"rankdistill-{name}.lock")
+        except OSError as error:  # a read-only system has nowhere to meet others
+            log.warning("no lock %s (%s): others on this machine are not waited for", name, error.strerror)
 
     def acquire(self, *, shared: bool, wait: bool = True) -> bool:
         """Take the lock; returns whether it was had."""
-        if fcntl is None:  # pragma: no cover
+        if fcntl is None or self._file is None:
             return True
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
@@ -51,12 +49,23 @@ class _Lock:
 
     def release(self) -> None:
         """Let the lock go, keeping the file open."""
-        if fcntl is not None:
+        if fcntl is not None and self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let the lock go."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+
+
+def _open(path: Path) -> int:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:  # another user's file: reading is enough to lock it
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(PermissionError):
+        path.chmod(0o666)
+    return file
 
 
 class _Worker:

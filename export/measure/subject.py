@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from export import quiet
 from export.errors import UserError
 from export.graph import FP32 as TEACHER_GRAPH
 from export.measure import duel as duel_
@@ -266,7 +267,8 @@ def _duel(
         last[:] = [estimates(times, duel_.confidence_at(look, budget.confidence))]
         return all(decide(bound, _known(last[0][bound.metric.name])) != INCONCLUSIVE for bound in bounds)
 
-    duel_.duel(ranker, rival, requests, seconds=budget.time_limit, decided=decided, progress=progress)
+    with quiet.alone():
+        duel_.duel(ranker, rival, requests, seconds=budget.time_limit, decided=decided, progress=progress)
     return {bound.metric.name: last[0][bound.metric.name] for bound in bounds}
 
 

@@ -113,3 +113,10 @@ def test_children_do_not_inherit_the_locks(start):
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_system_without_a_place_for_locks_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with quiet.working(), quiet.alone():
+        quiet.give_way()
+    assert "others on this machine are not waited for" in caplog.text
