@@ -11,7 +11,6 @@ from typing import Any, cast
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -19,14 +18,10 @@ from rich.console import Console
 
 from distill import tracking
 from distill.schema import Track
-from distill.sweep.launcher import PLUGINS
+from distill.sweep.launcher import PLUGINS, SweepFailed, told
 from export.extras import require
 
 log = logging.getLogger(__name__)
-
-
-class SweepFailed(CompactHydraException):
-    """Some jobs of a sweep ended without a result; printed without a traceback."""
 
 
 class GridSweeper(Sweeper):
@@ -48,6 +43,10 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Run the sweep that the command line's overrides stand for."""
+        with told():
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         require("sweep", "plotly")
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None  # noqa: PT018
         # here: Hydra's scan for plugins loads the module anew

@@ -12,6 +12,7 @@ class JoblibLauncher(ProcessLauncher):
     """Waits for the jobs' processes in a pool of joblib's threads."""
 
     __module__ = PLUGINS
+    needs = ("sweep", "joblib")
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Run jobs, yielding each as it ends."""

@@ -6,17 +6,20 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.sweep.jobs import CONSOLE, Job, Outcome
 from export.errors import UserError
+from export.extras import require
 from export.progress import Progress
 from export.runtime.threads import available_cores
 
@@ -39,6 +42,19 @@ class JobError(UserError):
     """A job ended without a result."""
 
 
+class SweepFailed(CompactHydraException):
+    """Tells Hydra why there is no sweep, or no result of some jobs; printed without a traceback."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell Hydra of a user's error, so that it is printed without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise SweepFailed(str(error)) from error
+
+
 class ProcessLauncher(Launcher):
     """Runs each job in a process of its own.
 
@@ -46,17 +62,13 @@ class ProcessLauncher(Launcher):
         n_jobs: jobs at once.
         threads: of each; without it the cores divided by n_jobs.
         tries: how often a job is begun that was killed.
-
-    Raises:
-        UserError: if one of them is less than 1.
     """
 
+    needs = ("sweep", "")  # an extra of the package, and its module
+
     def __init__(self, n_jobs: int, threads: int | None, tries: int) -> None:
-        for name, value in (("n_jobs", n_jobs), ("threads", threads), ("tries", tries)):
-            if value is not None and value < 1:
-                raise UserError(f"hydra.launcher.{name}={value}: allowed is a number >= 1")
         self.n_jobs, self.tries = n_jobs, tries
-        self.threads = threads or max(1, available_cores() // n_jobs)
+        self.threads = max(1, available_cores() // max(1, n_jobs)) if threads is None else threads
         self._config: DictConfig
         self._loader: ConfigLoader
 
@@ -64,6 +76,22 @@ class ProcessLauncher(Launcher):
         """Take what Hydra gives: the sweep's configuration and what composes the jobs'."""
         del task_function  # a job is a command
         self._config, self._loader = config, hydra_context.config_loader
+        with told():
+            self.check()
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is run.
+
+        Raises:
+            UserError: if an option is wrong, or the launcher's extra is not installed.
+        """
+        wrong = [
+            f"hydra.launcher.{name}={value}: allowed is a number >= 1"
+            for name, value in (("n_jobs", self.n_jobs), ("threads", self.threads), ("tries", self.tries)) if value < 1
+        ]  # fmt: skip
+        if wrong:
+            raise UserError("\n".join(wrong))
+        require(*self.needs)
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,10 @@ from typing import Any
 
 from distill.sweep.jobs import Job, Outcome, outcome, run_job
 from distill.sweep.launcher import PLUGINS, ProcessLauncher
+from export.errors import UserError
 from export.runtime.threads import available_cores
+
+log = logging.getLogger(__name__)
 
 
 class RayLauncher(ProcessLauncher):
@@ -23,6 +27,7 @@ class RayLauncher(ProcessLauncher):
     """
 
     __module__ = PLUGINS
+    needs = ("ray", "ray")
 
     def __init__(self, n_jobs: int, threads: int | None, tries: int, address: str | None) -> None:
         super().__init__(n_jobs, threads, tries)
@@ -33,12 +38,16 @@ class RayLauncher(ProcessLauncher):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
-        cpus = None if self.address else max(available_cores(), self.threads)
-        ray.init(
-            address=self.address, num_cpus=cpus, log_to_driver=False, include_dashboard=False, logging_level="error"
-        )
+        own = {} if self.address else {"num_cpus": max(available_cores(), self.threads), "include_dashboard": False}
         try:
-            task = ray.remote(num_cpus=self.threads, max_retries=self.tries)(_on_a_node)
+            ray.init(address=self.address or "local", log_to_driver=False, logging_level="error", **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"hydra.launcher.address={self.address}: no Ray cluster answers ({error})") from error
+        try:
+            nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+            if max(nodes, default=0) < self.threads:
+                log.info("no node of the cluster has %d CPUs; waiting for one that has", self.threads)
+            task = ray.remote(num_cpus=self.threads, max_retries=self.tries - 1)(_on_a_node)
             waiting = list(jobs)
             going: dict[Any, Job] = {}
             while waiting or going:
@@ -50,7 +59,7 @@ class RayLauncher(ProcessLauncher):
                     try:
                         yield job, ray.get(done)
                     except ray.exceptions.RayError:
-                        yield job, outcome(job.folder, -9, self.tries + 1)
+                        yield job, outcome(job.folder, -9, self.tries)
         finally:
             ray.shutdown()
 

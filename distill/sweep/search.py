@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from distill.errors import ConfigError
 from distill.pruning import Curve
 from distill.sweep.grid import begin, end, place
-from distill.sweep.launcher import PLUGINS, quoted
+from distill.sweep.launcher import PLUGINS, quoted, told
 from distill.sweep.space import Space
 from export.extras import require
 from export.measure.table import headline
@@ -71,6 +71,10 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Search the space that the command line's overrides stand for."""
+        with told():
+            return self._search(arguments)
+
+    def _search(self, arguments: list[str]) -> list[JobReturn]:
         require("sweep", "optuna", "plotly")
         from distill.sweep.study import Study, check_options
 
@@ -96,7 +100,11 @@ class OptunaSweeper(Sweeper):
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         keys = {each.lstrip("+").partition("=")[0] for each in given}
         given += [f"{key}={value}" for key, value in IN_A_SEARCH.items() if key not in keys]
-        return Space.of(OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(given))
+        loader = self._context.config_loader
+        space = Space.of(OverridesParser.create(config_loader=loader).parse_overrides(given))
+        for overrides in space.samples():  # what cannot be composed is told now, not when a trial chooses it
+            loader.load_sweep_config(self._config, overrides)
+        return space
 
     def _wanted(self, study: Study, jobs: Sequence[JobReturn]) -> int:
         """Return how many trials are still to be begun; failed ones of this process count, so that it ends."""

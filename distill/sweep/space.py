@@ -58,6 +58,13 @@ class Space:
         given = dict(override.split("=", 1) for override in self.fixed if not override.startswith(SHAPE_NOTHING))
         return given | {key: _told(distribution) for key, distribution in self.distributions.items()}
 
+    def samples(self) -> list[list[str]]:
+        """Return the overrides of a few trials: each choice and each end of an interval, the others at their first."""
+        ends = {key: _ends(distribution) for key, distribution in self.distributions.items()}
+        first = {key: values[0] for key, values in ends.items()}
+        found = [self.overrides(first | {key: value}) for key, values in ends.items() for value in values]
+        return [list(each) for each in dict.fromkeys(map(tuple, found))]
+
     def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
         """Return a trial's overrides."""
         return [*self.fixed, *(f"{key}={_written(value)}" for key, value in chosen.items())]
@@ -85,6 +92,10 @@ def _distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
     except ValueError as error:
         raise ConfigError(f"{override.input_line or key}: {error}") from error
+
+
+def _ends(distribution: Any) -> Sequence[Any]:
+    return distribution.choices if hasattr(distribution, "choices") else (distribution.low, distribution.high)
 
 
 def _told(distribution: BaseDistribution) -> str:

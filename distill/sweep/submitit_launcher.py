@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.sweep.jobs import Job, Outcome, outcome, run_job
 from distill.sweep.launcher import PLUGINS, ProcessLauncher
+from export.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class SubmititLauncher(ProcessLauncher):
     """
 
     __module__ = PLUGINS
+    needs = ("sweep", "submitit")
 
     def __init__(
         self, n_jobs: int, threads: int | None, tries: int, cluster: str | None, parameters: Mapping[str, Any]
@@ -35,13 +37,18 @@ class SubmititLauncher(ProcessLauncher):
         super().__init__(n_jobs, threads, tries)
         self.cluster, self.parameters = cluster, dict(parameters)
 
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is run.
+
+        Raises:
+            UserError: as all launchers, and if submitit cannot submit there or knows no such parameter.
+        """
+        super().check()
+        self._executor()
+
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Run jobs, yielding each as it ends."""
-        import submitit
-
-        folder = Path(str(self._config.hydra.sweep.dir)).absolute() / ".submitit"
-        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=self.cluster)
-        executor.update_parameters(cpus_per_task=self.threads, **self.parameters)
+        executor = self._executor()
         waiting, lost = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
         going: dict[int, tuple[Job, Any]] = {}
         try:
@@ -66,6 +73,21 @@ class SubmititLauncher(ProcessLauncher):
         finally:  # a sweep that is stopped leaves nothing in the queue
             for _, submitted in going.values():
                 submitted.cancel(check=False)
+
+    def _executor(self) -> Any:
+        import submitit
+
+        folder = Path(str(self._config.hydra.sweep.dir)).absolute() / ".submitit"
+        try:
+            executor = submitit.AutoExecutor(folder=folder / "%j", cluster=self.cluster)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"hydra.launcher.cluster={self.cluster}: {_last_line(error)}") from error
+        try:
+            executor.update_parameters(cpus_per_task=self.threads, **self.parameters)
+        except (NameError, AssertionError, TypeError, ValueError) as error:
+            told = str(error).splitlines()[0]
+            raise UserError(f"hydra.launcher.parameters: {told} (of submitit's AutoExecutor)") from error
+        return executor
 
 
 def _last_line(error: BaseException) -> str:
