@@ -42,7 +42,9 @@ class RayLauncher(ProcessLauncher):
         try:
             ray.init(address=self.address or "local", log_to_driver=False, logging_level="error", **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"hydra.launcher.address={self.address}: no Ray cluster answers ({error})") from error
+            raise UserError(
+                f"hydra.launcher.address={self.address}: no Ray cluster answers ({str(error).strip()})"
+            ) from error
         try:
             nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
             if max(nodes, default=0) < self.threads:

@@ -21,6 +21,7 @@ from distill.sweep.grid import begin, end, place
 from distill.sweep.launcher import PLUGINS, quoted, told
 from distill.sweep.space import Space
 from export.extras import require
+from export.files import write_atomic
 from export.measure.table import headline
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ class OptunaSweeper(Sweeper):
         self.n_trials, self.n_jobs, self.sampler, self.seed = n_trials, n_jobs, sampler, seed
         self.name, self.storage, self.objectives = study, storage, dict(objectives)
         self.prune, self.params = prune, dict(params or {})
-        self._batches = 0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and make the launcher."""
@@ -92,7 +92,7 @@ class OptunaSweeper(Sweeper):
         folder = begin(self._config)
         jobs: list[JobReturn] = []
         while wanted := self._wanted(study, jobs):
-            jobs += self._batch(study, space, min(self.n_jobs, wanted), folder, len(jobs))
+            jobs += self._batch(study, space, min(self.n_jobs, wanted), len(jobs))
         end(folder, jobs, study.folders(), self._config)
         return jobs
 
@@ -111,10 +111,10 @@ class OptunaSweeper(Sweeper):
         failed = sum(job.status != JobStatus.COMPLETED for job in jobs)
         return max(0, self.n_trials - study.ended() - study.under_way() - failed)
 
-    def _batch(self, study: Study, space: Space, number: int, folder: Path, first: int) -> Sequence[JobReturn]:
+    def _batch(self, study: Study, space: Space, number: int, first: int) -> Sequence[JobReturn]:
         """Ask, launch and tell."""
         trials = [study.ask() for _ in range(number)]
-        more = self._rivals(study, folder)
+        more = self._rivals(study)
         overrides = [[*space.overrides(trial.params), *more, *self._place(trial)] for trial in trials]
         log.info("trials %s of study %s", ", ".join(str(trial.number) for trial in trials), self.name)
         jobs: Sequence[JobReturn] = self._launcher.launch(overrides, initial_job_idx=first)
@@ -127,14 +127,14 @@ class OptunaSweeper(Sweeper):
         given = any(each.lstrip("+").startswith("hydra.sweep.subdir=") for each in self._config.hydra.overrides.hydra)
         return [] if given else [f"hydra.sweep.subdir={trial.number}"]
 
-    def _rivals(self, study: Study, folder: Path) -> list[str]:
+    def _rivals(self, study: Study) -> list[str]:
         if self.prune is None:
             return []
-        self._batches += 1
-        path = (folder / f"rivals-{self._batches}.json").absolute()
+        path = Path(str(self._config.runs), "sweeps", f"{self.name}.rivals.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
         rivals = study.rivals(int(self.prune["least"]), float(self.prune["margin"]))
-        path.write_text(json.dumps(rivals.as_json()) + "\n", encoding="utf-8")
-        return [f"rivals={quoted(path)}"]
+        write_atomic(path, json.dumps(rivals.as_json()) + "\n")
+        return [f"rivals={quoted(path)}"]  # one name for all trials: it is no option that varies
 
     def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
         record = _read(folder / "run.json")
