@@ -88,7 +88,7 @@ class OptunaSweeper(Sweeper):
         space = self._space(arguments)
         study = Study(self.name, self.storage, self.objectives, self.sampler, self.seed, space)
         if adopted := study.adopt_abandoned():
-            log.info("%d trials of a killed process are done again", adopted)
+            log.info("trials of a killed process that are done again: %d", adopted)
         folder = begin(self._config)
         jobs: list[JobReturn] = []
         while wanted := self._wanted(study, jobs):

@@ -110,30 +110,22 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str], folde
         time.sleep(0.002)
 
 
-def children(process: int) -> dict[int, str]:
-    """Return a process' children with their command lines."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+def job(folder: Path, number: int) -> int | None:
+    """Return the process of a job of a sweep that was started in a folder, if it is there."""
+    place = f"hydra.run.dir='{folder}/runs/sweeps/".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            parent = path.read_text().rpartition(")")[2].split()[1]
-            command = (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            arguments = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if int(parent) == process:
-            found[int(path.parent.name)] = command
-    return found
+        if any(each.startswith(place) and each.endswith(f"/{number}'".encode()) for each in arguments):
+            return int(path.parent.name)
+    return None
 
 
-def job(sweep_: int, override: str) -> int:
-    """Return the process of the job of a sweep that has an override; its parent may be a child of the sweep."""
-    for number, command in children(sweep_).items():
-        if f" {override} " in command and " -m distill " in command:
-            return number
-        try:
-            return job(number, override)
-        except LookupError:
-            continue
-    raise LookupError(override)
+def parent(process: int) -> int:
+    """Return the parent of a process."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def cluster():
     shutil.rmtree(place)
 
 
-def test_jobs_run_on_different_nodes_of_a_ray_cluster(tmp_path, grid, beir, encoder, cluster):
+def test_jobs_run_on_the_nodes_of_a_ray_cluster_and_again_when_a_worker_is_lost(tmp_path, grid, beir, encoder, cluster):
     sweeps.warm(grid, tmp_path)
     launcher = ["hydra/launcher=ray", f"hydra.launcher.address={cluster.address}"]
     locks = [tmp_path / "runs/stages/.locks" / f"{sweeps.student(grid, layers)}.lock" for layers in (1, 2)]
@@ -139,6 +140,10 @@ def test_jobs_run_on_different_nodes_of_a_ray_cluster(tmp_path, grid, beir, enco
             return sum("another process makes student-" in each for each in said) == 2
 
         sweeps.until(both_wait, process, tmp_path)  # at the same time: neither node has two jobs' CPUs
+        os.kill(lost := sweeps.parent(sweeps.job(tmp_path, 0)), signal.SIGKILL)
+        sweeps.until(
+            lambda: (found := sweeps.job(tmp_path, 0)) and sweeps.parent(found) not in (lost, 1), process, tmp_path
+        )
         first.release()
         second.release()
         assert process.wait(sweeps.PATIENCE) == 0, (tmp_path / "said").read_text()
