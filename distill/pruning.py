@@ -96,7 +96,7 @@ class Rivals:
         """
         found = [curve.at(share) for curve in self.curves if curve.cost <= cost]
         known = [other for other in found if other is not None]
-        if len(known) >= self.least and value < median(known) - self.margin:
+        if known and len(known) >= self.least and value < median(known) - self.margin:
             raise Pruned(
                 f"given up after {share:.0%} of the training: dev nDCG@10 {value:.4f}, below {median(known):.4f}, the "
                 f"median of {len(known)} students that cost no more, by more than {self.margin:g}"

@@ -79,10 +79,12 @@ class OptunaSweeper(Sweeper):
         from distill.sweep.study import Study, check_options
 
         problems = check_options(self.sampler, self.objectives, FIELDS)
+        numbers = {"n_trials": self.n_trials, "n_jobs": self.n_jobs}
+        if self.prune is not None:
+            numbers["prune.least"] = int(self.prune["least"])
         problems += [
-            f"hydra.sweeper.{name}={value}: allowed is a number >= 1"
-            for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)) if value < 1
-        ]  # fmt: skip
+            f"hydra.sweeper.{name}={value}: allowed is a number >= 1" for name, value in numbers.items() if value < 1
+        ]
         if problems:
             raise ConfigError("\n".join(problems))
         space = self._space(arguments)

@@ -73,7 +73,7 @@ ODD = "a, b=c 'd' {e}"
 
 
 def test_jobs_at_once_train_their_teacher_once_whatever_the_folders_are_called(tmp_path, grid, beir, encoder):
-    folder = tmp_path / ODD
+    folder = sweeps.warm(grid, tmp_path / ODD, without="teacher")
     data, models = folder / "set, x=1" / beir.name, folder / "it's"
     shutil.copytree(beir, data)
     shutil.copytree(encoder, models / encoder.name)
@@ -85,7 +85,7 @@ def test_jobs_at_once_train_their_teacher_once_whatever_the_folders_are_called(t
     done = distill("--config-dir=conf=x, y", *arguments, *quoted, "experiment=own", "hydra/launcher=joblib", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "2 at once with" in done.stderr
-    assert sweeps.kinds(folder)["teacher"] == 1
+    assert set(stages(folder)) == set(stages(grid))
     logs = [(newest(folder) / str(number) / "distill.log").read_text() for number in range(2)]
     told = [re.findall(r"\b(made|reused|another process makes) (teacher-\w+)", log) for log in logs]
     assert sum(how == "made" for each in told for how, _ in each) == 1
@@ -257,12 +257,13 @@ def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, enco
 
 WRONG = {
     ("hydra/sweeper=optuna", "hydra.sweeper.sampler=foo", "+hydra.sweeper.objectives.foo=maximize",
-     "hydra.sweeper.objectives.size_mb=down", "hydra.sweeper.n_trials=0", "hydra.sweeper.n_jobs=-1"): [
+     "hydra.sweeper.objectives.size_mb=down", "hydra.sweeper.n_trials=0", "hydra.sweeper.prune.least=0", "hydra.sweeper.n_jobs=-1"): [
         "hydra.sweeper.sampler=foo: allowed is one of tpe, nsga2",
         "hydra.sweeper.objectives.size_mb=down: allowed is one of maximize, minimize",
         "hydra.sweeper.objectives.foo: no such field; there are ndcg@10, ",
         "hydra.sweeper.n_trials=0: allowed is a number >= 1",
         "hydra.sweeper.n_jobs=-1: allowed is a number >= 1",
+        "hydra.sweeper.prune.least=0: allowed is a number >= 1",
     ],
     ("hydra/sweeper=optuna", "hydra.sweeper.storage=sqlite:////nowhere/study.db"): [
         "hydra.sweeper.storage=sqlite:////nowhere/study.db: cannot be opened: "

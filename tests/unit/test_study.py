@@ -82,6 +82,10 @@ def test_rivals_are_the_finished_students_with_a_curve(tmp_path):
         rivals.check(5.0, 0.5, 0.68)
 
 
+def test_nobody_is_hopeless_beside_no_rivals(tmp_path):
+    study(tmp_path).rivals(0, 0.01).check(5.0, 0.5, 0.1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "objectives", "line"),
     [
