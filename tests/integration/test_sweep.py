@@ -242,6 +242,17 @@ def test_a_hopeless_trial_is_given_up_and_that_is_no_failure(search, tmp_path, b
     assert "failed" not in done.stderr
 
 
+def test_a_search_whose_trials_fail_ends_and_begins_none_of_them_twice(tmp_path, beir, encoder):
+    options = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "student.layers=8,9"]
+    done = distill(*sweep(beir, encoder, *options), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "2 of 2 jobs failed; the same command runs again what is missing:" in done.stderr
+    assert "allowed is 1 to 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [trial.state.name for trial in trials(tmp_path)[1]] == ["FAIL", "FAIL"]
+    assert [row["status"] for row in rows(newest(tmp_path))] == ["failed", "failed"]
+
+
 def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, encoder):
     folder, _ = search
     sweeps.warm(folder, tmp_path)
@@ -257,7 +268,8 @@ def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, enco
 
 WRONG = {
     ("hydra/sweeper=optuna", "hydra.sweeper.sampler=foo", "+hydra.sweeper.objectives.foo=maximize",
-     "hydra.sweeper.objectives.size_mb=down", "hydra.sweeper.n_trials=0", "hydra.sweeper.prune.least=0", "hydra.sweeper.n_jobs=-1"): [
+     "hydra.sweeper.objectives.size_mb=down", "hydra.sweeper.n_trials=0", "hydra.sweeper.prune.least=0",
+     "hydra.sweeper.n_jobs=-1"): [
         "hydra.sweeper.sampler=foo: allowed is one of tpe, nsga2",
         "hydra.sweeper.objectives.size_mb=down: allowed is one of maximize, minimize",
         "hydra.sweeper.objectives.foo: no such field; there are ndcg@10, ",
