@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -25,7 +26,7 @@ from distill.run import record_end
 from distill.sweep import plugins
 from distill.validate import validate
 from export.errors import UserError
-from export.measure.table import print_tradeoff
+from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,15 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
     """Print what a run found; returns the student's retention, None in torchrun's later processes."""
     if not tradeoff:
         return None
-    print_tradeoff(tradeoff, Console())
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep's end has the table
+        log.info("%s", finding(tradeoff))
+    else:
+        print_tradeoff(tradeoff, Console())
     for line in tradeoff.get("gate", {}).get("lines", ()):
-        log.info("budget, %s: %s", line["verdict"], line["bound"])
+        measured, low, high = line["measured"], line["low"], line["high"]
+        found = NOTHING if measured is None else shown(measured, "amount")
+        found += "" if low in (None, measured) else f" {shown_interval([low, high], 'amount')}"
+        log.info("budget, %s: %s (%s)", line["verdict"], line["bound"], found)
     log.info("%s", folder / "report.html")
     return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
 
@@ -124,5 +131,7 @@ def main() -> None:
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
     try:
         _job()
+    except BrokenPipeError:  # distill --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where it was")

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes the project's and Hydra's records, and errors of others, to stderr above a running bar; never a traceback."""
+    """Writes the project's and Hydra's records and others' errors to stderr, above a running bar; never a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; what comes with a traceback is told by the command and kept in the log file."""

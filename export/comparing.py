@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from export.errors import UserError
 from export.measure import comparison as comparison_
 from export.measure.comparison import Comparison
-from export.measure.runs import Run, is_run, jobs_of, read
+from export.measure.runs import Run, is_run, is_sweep, jobs_of, read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def show(comparison: Comparison, console: Console) -> None:
 def _runs(folder: Path) -> list[Run]:
     """Return a folder's run, or the jobs of the sweep that it is."""
     try:
-        if not is_run(folder) and folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir()):
+        if is_sweep(folder):
             return jobs_of(folder)
         return [read(folder)]
     except OSError as error:

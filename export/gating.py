@@ -16,6 +16,7 @@ from export.measure.budget import Budget
 from export.measure.gate import Estimate, Verdict, judge
 from export.measure.invariance import measure_invariance
 from export.measure.recorded import latency_estimates, quality_estimates
+from export.measure.runs import is_sweep
 from export.measure.subject import Subject, measure, teacher_of
 from export.measure.verdict import as_json
 from export.runtime.manifest import EVALUATION, MANIFEST, Manifest
@@ -40,7 +41,7 @@ def gate(
     Args:
         path: a bundle, or a run's folder, which has one.
         budget_file: YAML file with the bounds.
-        baseline: bundle that ratios and differences are against.
+        baseline: bundle, or run with one, that ratios and differences are against.
         teacher: run whose teacher is compared with; None for the run that the bundle lies in.
         requests: JSON Lines of requests; None for the bundle's golden texts.
         items: of a request made of golden texts.
@@ -54,12 +55,11 @@ def gate(
         UserError: if anything that is given cannot be used.
     """
     budget = Budget.read(budget_file)
-    bundle = path / "bundle" if (path / RUN).is_file() else path
-    if not (bundle / MANIFEST).is_file():
-        raise UserError(f"{path} is neither a bundle nor a run with one")
+    bundle = _bundle(path)
     manifest = Manifest.read(bundle)
     chosen = manifest.variant(variant)
     if baseline is not None:
+        baseline = _bundle(baseline)
         Manifest.read(baseline)
     run = teacher or (bundle.parent if (bundle.parent / RUN).is_file() else None)
     if teacher is not None and not (teacher / RUN).is_file():
@@ -82,6 +82,22 @@ def gate(
     model = f"student {chosen.name}"
     invariance = measure_invariance(bundle, chosen.name, asked)
     return judge(budget, estimates, model, [invariance.line(model)]), about
+
+
+def _bundle(path: Path) -> Path:
+    """Return the bundle that a path means: itself, or a run's.
+
+    Raises:
+        UserError: if there is none, saying how to have one.
+    """
+    bundle = path / "bundle" if (path / RUN).is_file() else path
+    if (bundle / MANIFEST).is_file():
+        return bundle
+    if (path / RUN).is_file():
+        raise UserError(f"{path} keeps no bundle; ranker bundle {path} -o DIR makes one")
+    if is_sweep(path):
+        raise UserError(f"{path} is a sweep; give one of its runs")
+    raise UserError(f"{path} is neither a bundle nor a run with one")
 
 
 def judge_run(run: Path, budget: Budget) -> dict[str, Any]:

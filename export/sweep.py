@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.measure.comparison import Comparison, compare
 from export.measure.comparison_page import write_csv, write_page
-from export.measure.runs import is_run, job, jobs_of
+from export.measure.runs import is_run, jobs_of, write_members
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 
@@ -26,7 +26,9 @@ def summarise(sweep_folder: Path, runs: Sequence[Path] | None = None) -> Compari
     Raises:
         UserError: if the folder is no sweep's, or plotly is not installed (the table is written before).
     """
-    found = jobs_of(sweep_folder) if runs is None else [job(folder) for folder in runs if is_run(folder)]
+    if runs is not None:
+        write_members(sweep_folder, [folder for folder in runs if is_run(folder)])
+    found = jobs_of(sweep_folder)
     comparison = compare(found, sweep_folder)
     write_csv(comparison, sweep_folder / TABLE)
     write_page(comparison, sweep_folder / PAGE)

@@ -58,7 +58,7 @@ class GridSweeper(Sweeper):
         self.validate_batch_is_legal(combinations)
         folder = begin(self.config)
         jobs: Sequence[JobReturn] = self.launcher.launch(combinations, initial_job_idx=0)
-        end(folder, jobs, [place(job) for job in jobs], self.config)
+        end(folder, jobs, [place(job) for job in jobs], self.config, "the same command runs again what is missing")
         return jobs
 
 
@@ -70,7 +70,7 @@ def begin(config: DictConfig) -> Path:
     return folder
 
 
-def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: DictConfig) -> None:
+def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: DictConfig, then: str) -> None:
     """Write a sweep's table and page, print the table, and tell of failed jobs.
 
     Args:
@@ -78,6 +78,7 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: D
         jobs: that this process had run.
         runs: folders of all runs that the table is about.
         config: of the sweep.
+        then: what the same command does after a failure.
 
     Raises:
         SweepFailed: if a job failed.
@@ -90,7 +91,7 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: D
     tracking.after_sweep(folder, cast("Track", OmegaConf.to_object(config.track)))
     failed = [job for job in jobs if job.status != JobStatus.COMPLETED]
     if failed:
-        lines = [f"{len(failed)} of {len(jobs)} jobs failed; the same command runs again what is missing:"]
+        lines = [f"{len(failed)} of {len(jobs)} jobs failed; {then}:"]
         raise SweepFailed("\n".join([*lines, *(f"  {place(job)}: {error(job)}" for job in failed)]))
 
 

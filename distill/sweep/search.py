@@ -91,11 +91,14 @@ class OptunaSweeper(Sweeper):
         study = Study(self.name, self.storage, self.objectives, self.sampler, self.seed, space)
         if adopted := study.adopt_abandoned():
             log.info("trials of a killed process that are done again: %d", adopted)
+        log.info("study %s: trials with a result or given up: %d of %d", self.name, study.ended(), self.n_trials)
         folder = begin(self._config)
         jobs: list[JobReturn] = []
         while wanted := self._wanted(study, jobs):
             jobs += self._batch(study, space, min(self.n_jobs, wanted), len(jobs))
-        end(folder, jobs, study.folders(), self._config)
+        if not jobs:
+            log.info("nothing to run; hydra.sweeper.n_trials=... asks for more")
+        end(folder, jobs, study.folders(), self._config, "the same command chooses others until n_trials have a result")
         return jobs
 
     def _space(self, arguments: Sequence[str]) -> Space:
@@ -118,7 +121,8 @@ class OptunaSweeper(Sweeper):
         trials = [study.ask() for _ in range(number)]
         more = self._rivals(study)
         overrides = [[*space.overrides(trial.params), *more, *self._place(trial)] for trial in trials]
-        log.info("trials %s of study %s", ", ".join(str(trial.number) for trial in trials), self.name)
+        numbers = ", ".join(str(trial.number) for trial in trials)
+        log.info("study %s: trial %s (%d of %d are done)", self.name, numbers, study.ended(), self.n_trials)
         jobs: Sequence[JobReturn] = self._launcher.launch(overrides, initial_job_idx=first)
         for trial, job in zip(trials, jobs, strict=True):
             self._tell(study, trial, place(job))

@@ -98,6 +98,8 @@ def finding(comparison: Row) -> str:
     best = next((row for row in usable if row["job"] == comparison["best"]), None)
     if best is None:
         return f"{said}."
+    if len(comparison["data"]) > 1:
+        return f"{said}, on {len(comparison['data'])} different sets of queries: fronts are within one."
     if len(usable) > 1:
         on = [row["job"] for row in usable if row["fronts"]["all"]]
         more = f" and {len(on) - MOST_NAMED} more" if len(on) > MOST_NAMED else ""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from export.errors import UserError
+from export.files import write_atomic
 from export.measure.tradeoff import FORMAT
 
 RECORD, TRADEOFF, GATE, REPORT = "run.json", "tradeoff.json", "gate.json", "report.html"
 FINISHED, FAILED, PRUNED, RUNNING = "finished", "failed", "pruned", "running"  # what a run says of itself
 KILLED, DAMAGED = "killed", "damaged"  # what a reader finds
+MEMBERS = "runs.json"  # of a sweep: which runs it is about, where they may lie in other sweeps' folders
 UNREADABLE = "unreadable"  # a gate's verdict in a damaged file
 STILL_RUNNING = f"{RECORD} still says running: the run was killed, or is at work"
 SHAPE: Mapping[type, tuple[str, ...]] = {
@@ -104,12 +107,15 @@ def job(folder: Path) -> Run:
 def jobs_of(sweep_folder: Path) -> list[Run]:
     """Read a sweep's jobs in the order of their numbers; a job that cannot be read is a damaged one.
 
-    Folders without a run.json (a job that never began) are left out.
+    Folders without a run.json (a job that never began) are left out. A search that goes on has runs in the folders
+    of its earlier sweeps, which `write_members` named.
 
     Raises:
         UserError: if there is no such folder, or no job in it.
     """
     try:
+        if (sweep_folder / MEMBERS).is_file():
+            return [job(sweep_folder / path) for path in _json(sweep_folder / MEMBERS)["runs"]]
         folders = [path for path in sweep_folder.iterdir() if path.name.isdecimal() and is_run(path)]
     except OSError as error:
         raise UserError(f"{sweep_folder} is no sweep: {error.strerror}; give the folder above the jobs") from error
@@ -118,6 +124,19 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
             f"{sweep_folder} is no sweep: no numbered folder in it has a {RECORD}; give runs/sweeps/<experiment>/<time>"
         )
     return [job(folder) for folder in sorted(folders, key=lambda path: (int(path.name), path.name))]
+
+
+def write_members(sweep_folder: Path, runs: Sequence[Path]) -> None:
+    """Name the runs that a sweep is about, by paths from its folder."""
+    paths = [os.path.relpath(path.resolve(), sweep_folder.resolve()) for path in runs]
+    write_atomic(sweep_folder / MEMBERS, json.dumps({"runs": paths}, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep's."""
+    if (folder / MEMBERS).is_file():
+        return True
+    return not is_run(folder) and folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _with_result(run: Run) -> Run:

@@ -129,3 +129,24 @@ def test_every_mistake_of_a_budget_is_told(bundle, budget):
     assert done.returncode == 2
     assert "no metric recall" in done.stderr
     assert "bound it with <=" in done.stderr
+
+
+def test_a_run_stands_for_its_bundle_as_baseline_too(bundle, budget, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    shutil.copytree(bundle, run / "bundle")
+    done = gate(bundle, budget("quality_difference >= -0.5"), "--baseline", run)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("option", ["", "--baseline"])
+def test_a_run_that_keeps_no_bundle_and_a_sweep_are_told_as_such(bundle, budget, tmp_path, option):
+    run = tmp_path / "sweep" / "0"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    for folder, told in ((run, f"keeps no bundle; ranker bundle {run} -o DIR makes one"), (run.parent, "is a sweep")):
+        done = gate(bundle, budget("size_mb <= 5"), option, folder) if option else gate(folder, budget("size_mb <= 5"))
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from export.measure.runs import jobs_of
 from tests.integration import sweeps
 from tests.integration.commands import distill, table
 from tests.integration.sweeps import BOTH, BROKEN, newest, quality, record, rows, stages, sweep
@@ -215,6 +216,8 @@ def test_the_same_search_again_runs_nothing_and_shows_all_trials(search, beir, e
     assert not (newest(folder) / "0").exists()
     assert again.stdout == done.stdout[done.stdout.index("   job ") :]  # before it, each run showed its own table
     assert "rivals" not in again.stdout
+    assert "3 of 3\nnothing to run" in again.stderr
+    assert [run.status for run in jobs_of(newest(folder))] == ["finished"] * 3  # what ranker compare reads
     assert [row | {"report": ""} for row in rows(newest(folder))] == [row | {"report": ""} for row in rows(place)]
     for row in rows(newest(folder)):
         assert (newest(folder) / row["report"]).is_file()
@@ -246,7 +249,7 @@ def test_a_search_whose_trials_fail_ends_and_begins_none_of_them_twice(tmp_path,
     options = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "student.layers=8,9"]
     done = distill(*sweep(beir, encoder, *options), cwd=tmp_path)
     assert done.returncode == 1
-    assert "2 of 2 jobs failed; the same command runs again what is missing:" in done.stderr
+    assert "2 of 2 jobs failed; the same command chooses others until n_trials have a result:" in done.stderr
     assert "allowed is 1 to 2" in done.stderr
     assert "Traceback" not in done.stderr
     assert [trial.state.name for trial in trials(tmp_path)[1]] == ["FAIL", "FAIL"]

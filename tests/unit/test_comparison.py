@@ -11,7 +11,8 @@ from export.measure.comparison_table import finding, print_comparison, print_dif
 from export.measure.overrides import shortest_tails, split, varied
 from export.measure.quality import difference_interval
 from export.measure.recorded import RESAMPLES, SEED
-from export.measure.runs import job, jobs_of, read
+from export.measure.runs import is_sweep, job, jobs_of, read
+from export.sweep import summarise
 from tests.run_folders import HOST, HOSTILE, write_record, write_run, write_sweep
 
 EASY = np.linspace(0.2, 0.8, 30)
@@ -102,6 +103,16 @@ def test_jobs_come_in_the_order_of_their_numbers(tmp_path):
     assert [run.name for run in runs] == ["0", "2", "10"]
     assert (runs[1].status, runs[1].error[:17]) == ("damaged", "run.json: no JSON")
     assert job(tmp_path / "2") == runs[1]
+
+
+def test_a_sweep_is_about_the_runs_that_it_names_wherever_they_lie(tmp_path):
+    earlier, later = tmp_path / "earlier", tmp_path / "later"
+    found = [write_run(earlier / "0", EASY), write_run(later / "1", EASY), tmp_path / "never began"]
+    summarise(later, found)
+    assert is_sweep(later)
+    assert [run.folder.resolve() for run in jobs_of(later)] == [folder.resolve() for folder in found[:2]]
+    tmp_path.rename(tmp_path.with_name("moved"))
+    assert len(jobs_of(tmp_path.with_name("moved") / "later")) == 2
 
 
 def test_what_is_no_sweep_is_refused(tmp_path):
