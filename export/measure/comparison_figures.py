@@ -98,7 +98,7 @@ def parallel(comparison: Row) -> Figure | None:
             axes.append(_option_axis(_cut(short[name], 18), values))
     for field, label, kind, more in objectives:
         numbers = [float(row[field]) for row in rows]
-        marks = [(mark, shown(mark, kind)) for mark in ticks(min(numbers), max(numbers))]
+        marks = _marks(min(numbers), max(numbers), kind)
         axes.append(_number_axis(label, numbers, marks, upwards=more))
     lines = [_line(row, [axis.places[i] for axis in axes], comparison) for i, row in enumerate(rows)]
     layout = _layout(PARALLEL_HEIGHT) | {
@@ -113,6 +113,14 @@ def parallel(comparison: Row) -> Figure | None:
     }  # fmt: skip
     lines.sort(key=lambda line: line["opacity"])  # the front's are drawn over the others
     return {"data": lines, "layout": layout, "axes": len(axes)}
+
+
+def _marks(low: float, high: float, kind: str) -> list[tuple[float, str]]:
+    """Return an axis's two ends and round values well between them, each text once."""
+    room = 0.08 * (high - low)
+    inner = [mark for mark in ticks(low, high) if low + room < mark < high - room]
+    found = {shown(mark, kind): mark for mark in (*inner, high, low)}
+    return [(mark, text) for text, mark in found.items()]
 
 
 def ticks(low: float, high: float) -> list[float]:
