@@ -94,7 +94,7 @@ def test_a_killed_search_takes_up_its_trial(calm, storm, beir, encoder):
     done = distill(*search, cwd=storm)
     assert done.returncode == 0, done.stderr
     assert "trials of a killed process that are done again: 1" in done.stderr
-    assert "trials 1 of study small" in done.stderr
+    assert "study small: trial 1 (0 of 1 are done)" in done.stderr
     (run,) = newest(storm).glob("[0-9]")
     assert run.name == "1"
     assert record(run)["status"] == "finished"

@@ -263,7 +263,7 @@ def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, enco
             "measure.split=test", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]  # fmt: skip
     done = distill(*sweep_without_bundle(beir, encoder), *SEARCH, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "trials 0, 1 of study small" in done.stderr
+    assert "study small: trial 0, 1 (0 of 2 are done)" in done.stderr
     assert [row["split"] for row in rows(newest(tmp_path))] == ["test", "test"]
     for number in range(2):
         assert (newest(tmp_path) / str(number) / "bundle" / "manifest.json").is_file()
