@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.bundle import LEFT_OUT
 from export.measure import evaluation
 from export.runtime.manifest import Manifest
 from tests.integration.commands import table
@@ -68,9 +69,8 @@ def test_the_manifest_tells_what_the_run_measured(run, manifest):
     assert manifest["quality"] == [row for row in tradeoff["rows"] if row["model"] in ("teacher", "student")]
     assert manifest["stages"] == tradeoff["stages"]
     assert manifest["data"]["fingerprint"] == tradeoff["stages"]["data"]
-    assert manifest["config"] == {
-        name: value for name, value in tradeoff["config"].items() if name not in ("runs", "budget")
-    }
+    assert manifest["config"] == {name: value for name, value in tradeoff["config"].items() if name not in LEFT_OUT}
+    assert set(LEFT_OUT) <= set(tradeoff["config"])
     assert manifest["max_length"] == 24
     assert manifest["templates"] == {"query": "text", "item": "title text", "pair": "[CLS] query [SEP] item [SEP]"}
 

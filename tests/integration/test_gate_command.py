@@ -110,7 +110,7 @@ def test_what_cannot_be_decided_is_inconclusive(bundle, budget):
     [
         (("nowhere", "BUDGET"), "neither a bundle nor a run"),
         (("BUNDLE", "missing.yaml"), "missing.yaml: No such file"),
-        (("BUNDLE", "BUDGET", "--baseline", "nowhere"), "no bundle"),
+        (("BUNDLE", "BUDGET", "--baseline", "nowhere"), "nowhere is neither a bundle nor a run"),
         (("BUNDLE", "BUDGET", "--teacher", "nowhere"), "nowhere is no run"),
         (("BUNDLE", "BUDGET", "--variant", "int4"), "has no variant int4"),
         (("BUNDLE", "BUDGET", "--json", "/nonexistent/g.json"), "/nonexistent/g.json"),
