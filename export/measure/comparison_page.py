@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from export.measure.comparison import COSTS, FIELDS, WITH_INTERVAL, Comparison, 
 from export.measure.comparison_figures import parallel, scatter
 from export.measure.comparison_table import finding, shown_setting, verdict_of
 from export.measure.overrides import short_names
+from export.measure.page import render
 from export.measure.table import shown, shown_interval
 from export.measure.tradeoff import MAIN
 
@@ -78,22 +79,21 @@ def write_page(comparison: Row, path: Path) -> None:
 
 
 def _render(comparison: Row) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=PackageLoader("export.measure", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"shown": shown, "interval": shown_interval, "setting": shown_setting, "href": _href}
+    filters: dict[str, Callable[..., Any]] = {
+        "shown": shown,
+        "interval": shown_interval,
+        "setting": shown_setting,
+        "href": _href,
+    }
     figures = {"latency": scatter(comparison, "latency"), "size": scatter(comparison, "size")}
     figures |= {"parallel": parallel(comparison)}
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     usable = [row for row in comparison["rows"] if row[MAIN] is not None]
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
+        filters,
         c=comparison,
         title=f"{', '.join(comparison['experiments']) or 'runs'}: {_count(len(comparison['rows']), 'run')} compared",
         finding=finding(comparison),

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from export.files import write_atomic
+from export.measure.page import render
 from export.measure.table import conditions, finding, headline, name, same_form, shown, shown_interval
 
 TEMPLATE = "report.html.j2"
@@ -49,17 +50,9 @@ def write_report(tradeoff: Mapping[str, Any], path: Path) -> None:
 
 
 def _render(tradeoff: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("export.measure", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"shown": shown, "interval": shown_interval, "name": name}
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
+        {"shown": shown, "interval": shown_interval, "name": name},
         t=tradeoff,
         finding=finding(tradeoff),
         conditions=conditions(tradeoff),

@@ -1,0 +1,21 @@
+"""Pages: templates that lie beside the code which fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+    """Fill one of this package's HTML templates; every value is escaped, and one that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("export.measure", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(template).render(**values)
