@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.errors import UserError
+from export.measure.duel import time_request
 from export.runtime.manifest import GOLDEN
 from export.runtime.ranker import Ranker
 from export.runtime.untrusted import parse_json, read_bytes
@@ -122,7 +123,7 @@ def bench(
         start = time.perf_counter()
         ranker = Ranker.load(bundle, variant=variant, threads=threads, keep_mb=0)
         loads.append((time.perf_counter() - start) * 1e3)
-        firsts.append(_time(ranker, requests[0])[0])
+        firsts.append(time_request(ranker, requests[0])[0])
         rankers.append(ranker)
     for ranker in rankers:
         for number in range(WARM_UP):
@@ -134,7 +135,7 @@ def bench(
         request = requests[done % len(requests)]
         order = range(len(rankers)) if done % 2 else reversed(range(len(rankers)))
         for row in order:
-            samples[row].append(_time(rankers[row], request))
+            samples[row].append(time_request(rankers[row], request))
         pairs += len(request[1])
         done += 1
         progress(share)
@@ -150,10 +151,3 @@ def bench(
         )
         ranker.close()
     return found
-
-
-def _time(ranker: Ranker, request: Request) -> tuple[float, float]:
-    start, start_cpu = time.perf_counter(), time.process_time()
-    ranker.score_items(*request)
-    cpu = (time.process_time() - start_cpu) * 1e3
-    return (time.perf_counter() - start) * 1e3, cpu

@@ -203,14 +203,15 @@ def _load(
                 block += 1
                 timed: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
                 for who in order:
-                    timed[who].append(_time(rankers[who], request))
+                    timed[who].append(time_request(rankers[who], request))
                 turns += [(a[0], b[0], a[1], b[1], load) for a, b in zip(*timed, strict=True)]
             if gone() >= ends:
                 break
     return turns
 
 
-def _time(ranker: Scores, request: Request) -> tuple[float, float]:
+def time_request(ranker: Scores, request: Request) -> tuple[float, float]:
+    """Return the wall and CPU milliseconds of scoring one request, all threads."""
     start, start_cpu = time.perf_counter(), time.process_time()
     ranker.score_items(*request)
     cpu = (time.process_time() - start_cpu) * 1e3
