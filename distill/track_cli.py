@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def _record(folder: Path, given: Options) -> bool:
     if (folder / "run.json").is_file():
         return _told(lambda: _record_run(folder, given, _sweep_of(folder)))
     jobs = jobs_of(folder)
-    recorded = [_told(lambda job=job: _record_run(job, given, folder)) for job in jobs]  # type: ignore[misc]
+    recorded = [_told(partial(_record_run, job, given, folder)) for job in jobs]
     return _told(lambda: _record_sweep(folder, jobs, given)) and all(recorded)
 
 
