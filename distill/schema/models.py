@@ -1,0 +1,74 @@
+"""Teachers, students, and how they are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Fit:
+    """How long and how fast a model is trained."""
+
+    epochs: float = 1.0
+    max_pairs: int | None = None
+    learning_rate: float = 1e-4
+    head_rate: float = 1.0  # times learning_rate, for pooler and classifier
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    group_size: int = 8
+    batch_groups: int = 4
+    evaluations: int = 3
+    keep: str = "best"
+    dev_queries: int | None = 100
+
+
+@dataclass
+class Teacher:
+    """A BERT by name on the hub, folder, or `package:NAME/FOLDER` in an installed package."""
+
+    kind: str = MISSING
+    model: str = MISSING
+    sha256: str | None = None
+    max_length: int = 128
+    licence: str | None = None  # a note for those who receive the bundle; shapes nothing
+
+
+@dataclass
+class EncoderTeacher(Teacher):
+    """A plain encoder, fine-tuned on the labels."""
+
+    kind: str = "encoder"
+    fit: Fit = field(default_factory=Fit)
+
+
+@dataclass
+class CrossEncoderTeacher(Teacher):
+    """A reranker that is tuned already, used as it is."""
+
+    kind: str = "cross_encoder"
+
+
+@dataclass
+class Student:
+    """A BERT made of some of the teacher's layers."""
+
+    layers: Any = MISSING
+    hidden_size: int = MISSING
+    max_length: int = MISSING
+    fit: Fit = field(default_factory=Fit)
+
+
+@dataclass
+class Train:
+    """How the machine is used in training and scoring with PyTorch."""
+
+    precision: str = "auto"
+    attention: str = "auto"
+    freeze_embeddings: bool = True
+    dropout: float = 0.0
+    accumulate: int = 1
+    score_batch: int = 64
+    report_to: list[str] = field(default_factory=list)
