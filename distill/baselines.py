@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.embedding import embed
 from distill.records import RankingData, Split
-from distill.tokens import length_sorted
 from export.progress import Progress
 from export.runtime.scorer import Float32
 
-EMBED_BATCH = 64
 FILE = "{}.npy"
+BAR = "baseline embedding"
 
 
 def write(data: RankingData, split: Split, encoder: Path | None, max_length: int, out: Path) -> None:
@@ -54,32 +54,9 @@ def bm25(data: RankingData, split: Split) -> Float32:
 
 
 def embedding(data: RankingData, split: Split, encoder: Path, max_length: int) -> Float32:
-    """Score pairs by the cosine of mean-pooled embeddings, float32 [pairs].
-
-    Mean pooling over the mask, then normalising, is how sentence-transformers/all-MiniLM-L6-v2 is meant to be used.
-    """
+    """Score pairs by the cosine of their embeddings, float32 [pairs]."""
     query_rows, query_at = np.unique(split.pair_query(), return_inverse=True)
     item_rows, item_at = np.unique(split.item, return_inverse=True)
-    queries = _embed(data.queries.texts(query_rows), encoder, max_length)
-    items = _embed(data.items.texts(item_rows), encoder, max_length)
+    queries = embed(data.queries.texts(query_rows), encoder, max_length, BAR)
+    items = embed(data.items.texts(item_rows), encoder, max_length, BAR)
     return np.asarray(np.einsum("pd,pd->p", queries[query_at], items[item_at]), dtype=np.float32)
-
-
-def _embed(texts: list[str], encoder: Path, max_length: int) -> Float32:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
-    model = AutoModel.from_pretrained(encoder, dtype=torch.float32, local_files_only=True).eval()
-    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-    lengths = np.array([len(text) for text in texts])
-    with torch.inference_mode(), Progress("baseline embedding", len(texts), "texts") as bar:
-        for rows in length_sorted(lengths, EMBED_BATCH):
-            batch = tokenizer(
-                [texts[row] for row in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-            )
-            mask = batch["attention_mask"][..., None].float()
-            pooled = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
-            bar.update(len(rows))
-    return vectors

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from distill.groups import NONE
 from distill.tokens import PairTokens
@@ -16,32 +15,33 @@ from export.runtime.scorer import Float32
 from export.runtime.tokens import Int64
 
 
-class GroupDataset(Dataset[Int64]):
-    """Groups of pair rows in training order, int64 [groups, size]."""
-
-    def __init__(self, groups: Int64) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, row: int) -> Int64:
-        return np.asarray(self.groups[row])
-
-
 @dataclass(frozen=True)
 class Collator:
-    """Turns groups into a batch: the inputs of their pairs, and what is known of each pair, float [groups, size]."""
+    """Turns a step's groups into a batch.
+
+    The batch holds the inputs of their pairs; `mask`, bool [groups, size]; what is known of each pair, float [groups,
+    size]; and `weight`, a scalar: a loss is a mean over the step's groups, and times the step's share of an even number
+    of groups, every group weighs the same in the training. Unweighted steps would make a group of long texts, of which
+    fewer fit into a step, weigh more than one of short texts; and a step that is told more may go further (Goyal et al.
+    2017, section 2.1).
+
+    Attributes:
+        pairs: the training pairs.
+        known: values of each pair, float32 [pairs], by name.
+        mean_groups: mean number of groups in a step of the training.
+    """
 
     pairs: PairTokens
     known: Mapping[str, Float32]
+    mean_groups: float
 
-    def __call__(self, groups: Sequence[Int64]) -> dict[str, Tensor]:
-        """Return the batch of these groups."""
-        rows = np.stack(groups)
+    def __call__(self, steps: Sequence[Int64]) -> dict[str, Tensor]:
+        """Return the batch of these steps, one on each device that this process drives."""
+        rows = np.concatenate(steps)
         mask = rows != NONE
         batch = {name: torch.from_numpy(value) for name, value in self.pairs.batch(rows[mask]).items()}
         batch["mask"] = torch.from_numpy(mask)
+        batch["weight"] = torch.tensor(len(rows) / (len(steps) * self.mean_groups), dtype=torch.float32)
         for name, values in self.known.items():
             batch[name] = torch.from_numpy(np.where(mask, values[rows], 0).astype(np.float32))
         return batch

@@ -2,48 +2,109 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from distill.records import Split
 from export.runtime.tokens import Int64
 
 NONE = -1  # fills a group that its query's list is too short for
-BUCKET = 32  # batches whose groups are sorted by length together, as transformers' LengthGroupedSampler does with 50
+BUCKET = 32  # steps whose groups are sorted by length together, as transformers' LengthGroupedSampler does with 50
 
 
-def draw_groups(
-    split: Split, lengths: Int64, *, size: int, batch: int, epochs: float, max_pairs: int | None, seed: int
-) -> Int64:
-    """Draw the groups of a whole training, in the order they are trained on.
+@dataclass(frozen=True)
+class Steps:
+    """The groups of a whole training by steps, in the order they are trained on: the Trainer's data set.
+
+    Attributes:
+        groups: pair rows, int64 [groups, size], `NONE` where a list was too short.
+        offsets: int64 [steps + 1]; step i is groups[offsets[i]:offsets[i + 1]].
+    """
+
+    groups: Int64
+    offsets: Int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, step: int) -> Int64:
+        """Return the groups of a step, int64 [groups, size]."""
+        return self.groups[self.offsets[step] : self.offsets[step + 1]]
+
+    @property
+    def mean_groups(self) -> float:
+        """Mean number of groups in a step."""
+        return len(self.groups) / len(self)
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs in all steps."""
+        return int((self.groups != NONE).sum())
+
+
+def draw_steps(
+    split: Split,
+    lengths: Int64,
+    *,
+    size: int,
+    batch: int,
+    tokens: int | None,
+    epochs: float,
+    max_pairs: int | None,
+    seed: int,
+) -> Steps:
+    """Draw the steps of a whole training.
 
     In an epoch every query's candidates are dealt out once into groups of `size`, the graded ones evenly, so that each
-    group has something to tell apart where the list allows it; then groups of like length stand together by batches.
+    group has something to tell apart where the list allows it; then groups of like length are put into a step.
 
     Args:
         split: candidate lists.
         lengths: int64 [pairs], tokens of each pair.
         size: candidates in a group.
-        batch: groups in a step.
+        batch: groups in a step, where `tokens` is None.
+        tokens: most tokens in a step, each pair counted as long as the step's longest; a group that has more is a step
+            of its own. As many groups as fit make the step.
         epochs: passes over the split; a fraction takes part of the groups.
-        max_pairs: most pairs in all, None for no limit.
+        max_pairs: most pairs in all, None for no limit; a step at least is drawn.
         seed: of the dealing and the order.
-
-    Returns:
-        Pair rows, int64 [groups, size], `NONE` where a list was too short.
     """
     rng = np.random.default_rng(seed)
     rounds = [_deal(split, size, rng) for _ in range(int(np.ceil(epochs)))]
     groups = np.concatenate([g[rng.permutation(len(g))] for g in rounds])
-    groups = groups[: max(batch, round(len(groups) * epochs / len(rounds)))]
+    least = batch if tokens is None else 1
+    groups = groups[: max(least, round(len(groups) * epochs / len(rounds)))]
     if max_pairs is not None:
-        groups = groups[: max(batch, max_pairs // size)]
+        groups = groups[: max(least, max_pairs // size)]
     longest = np.where(groups == NONE, 0, lengths[groups]).max(axis=1)
-    ordered = []
-    for start in range(0, len(groups), BUCKET * batch):
-        bucket = start + np.argsort(-longest[start : start + BUCKET * batch], kind="stable")
-        steps = [bucket[s : s + batch] for s in range(0, len(bucket), batch)]
-        ordered += [steps[s] for s in rng.permutation(len(steps))]
-    return np.asarray(groups[np.concatenate(ordered)], dtype=np.int64)
+    pairs = (groups != NONE).sum(axis=1)
+    usual = batch if tokens is None else max(1, round(tokens / float((pairs * longest).mean())))
+    steps = []
+    for start in range(0, len(groups), BUCKET * usual):
+        bucket = start + np.argsort(-longest[start : start + BUCKET * usual], kind="stable")
+        counts = _full(len(bucket), batch) if tokens is None else _fitting(longest[bucket], pairs[bucket], tokens)
+        drawn = np.split(bucket, np.cumsum(counts)[:-1])
+        steps += [drawn[step] for step in rng.permutation(len(drawn))]
+    offsets = np.r_[0, np.cumsum([len(step) for step in steps])].astype(np.int64)
+    return Steps(np.asarray(groups[np.concatenate(steps)], dtype=np.int64), offsets)
+
+
+def _full(groups: int, batch: int) -> list[int]:
+    """Return the numbers of groups of steps of `batch` groups; the last may have fewer."""
+    return [min(batch, groups - start) for start in range(0, groups, batch)]
+
+
+def _fitting(longest: Int64, pairs: Int64, tokens: int) -> list[int]:
+    """Return the numbers of groups of steps that hold as many groups, longest first, as `tokens` allow."""
+    counts, first, held = [0], 0, 0
+    for group, count in enumerate(pairs.tolist()):
+        if counts[-1] and (held + count) * longest[first] > tokens:
+            counts.append(0)
+            first, held = group, 0
+        counts[-1] += 1
+        held += count
+    return counts
 
 
 def _deal(split: Split, size: int, rng: np.random.Generator) -> Int64:

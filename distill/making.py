@@ -9,21 +9,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill import models, prepare
+import numpy as np
+
+from distill import gathering, models, prepare, quantizing, state_terms, vocabulary
 from distill.pruning import Rivals
 from distill.records import RankingData
-from distill.schema import Config, EncoderTeacher, Int8
-from distill.stages import Built, Stage, Store
-from distill.validate import validate_student
+from distill.schema import Augment, Config, DrawnAugment, EncoderTeacher, SimilarityWarm
+from distill.stages import Built, Stage, Store, hash_files
+from distill.width import validate_student
 from export.runtime.tokens import PairEncoder
 
 if TYPE_CHECKING:
+    from distill.lessons import Lessons
     from distill.tokens import PairTokens
 
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 1, "tokens": 1, "teacher": 1, "scores": 1, "student": 1, "graphs": 3}
+VERSIONS = {"data": 1, "tokens": 1, "warm": 1, "teacher": 1, "scores": 1, "student": 1, "graphs": 4}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -41,13 +44,17 @@ def locate_teacher(config: Config) -> Path:
     """
     folder = models.locate_model(config.teacher.model, config.teacher.sha256)
     shape = models.read_config(folder)
-    validate_student(config.student, int(shape["num_hidden_layers"]), int(shape["hidden_size"]))
+    validate_student(config.student, shape)
+    state_terms.validate_states(config, shape)
+    if config.student.vocabulary.min_count is not None:
+        vocabulary.always_kept(config.student.vocabulary, folder)
+    models.locate_init(config, folder)
     return folder
 
 
 def tokens(store: Store, config: Config, data: Built, source: Path) -> Built:
     """Return the data set's texts as token ids."""
-    longest = max(config.teacher.max_length, config.student.max_length)
+    longest = gathering.longest(config)
     files = {"tokenizer.json": models.fingerprint(source)["tokenizer.json"]}
     stage = Stage("tokens", VERSIONS["tokens"], {"max_length": longest}, {"data": data.key}, files, ("tokenizers",))
 
@@ -59,11 +66,39 @@ def tokens(store: Store, config: Config, data: Built, source: Path) -> Built:
     return store.get(stage, build)
 
 
-def teacher(store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built:
+def warm(
+    store: Store, config: Config, data: Built, tokens: Built, embedded: Built, drawn: Built, source: Path
+) -> Built:
+    """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet."""
+    warm_, begin = config.warm, models.locate_init(config, source)
+    assert isinstance(warm_, SimilarityWarm)
+    fit = asdict(warm_.fit)
+    options = {"max_length": config.teacher.max_length, "scale": warm_.scale, "fit": fit, "train": asdict(config.train)}
+    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
+    stage = Stage(
+        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
+        title="teacher's warm-up",
+    )  # fmt: skip
+
+    def build(out: Path) -> None:
+        from distill import augment, embedding
+        from distill import warm as warm_module
+
+        _, dev = _training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
+        queries, items = embedding.read(embedded.folder)
+        queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
+        similarity = warm_module.similarities(pairs, queries, items)
+        warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out)
+
+    return store.get(stage, build, every_rank=True)
+
+
+def teacher(store: Store, config: Config, data: Built, tokens: Built, source: Path, warm: Built | None) -> Built:
     """Return the teacher's checkpoint."""
-    files = models.fingerprint(source)
     teacher_ = config.teacher
     if not isinstance(teacher_, EncoderTeacher):
+        files = models.fingerprint(source)
         stage = Stage("teacher", VERSIONS["teacher"], {"kind": teacher_.kind}, files=files, libraries=TRAINING)
 
         def copy(out: Path) -> None:
@@ -72,27 +107,48 @@ def teacher(store: Store, config: Config, data: Built, tokens: Built, source: Pa
             teacher_module.write_as_is(source, out)
 
         return store.get(stage, copy)
+    begin = warm.folder if warm is not None else models.locate_init(config, source)
     options = {"max_length": teacher_.max_length, "fit": asdict(teacher_.fit), "train": asdict(config.train)}
+    inputs = {"tokens": tokens.key} | ({"warm": warm.key} if warm is not None else {})
     stage = Stage(
-        "teacher", VERSIONS["teacher"], options | {"seed": config.seed}, {"tokens": tokens.key}, files, TRAINING
+        "teacher", VERSIONS["teacher"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING
     )
 
     def tune(out: Path) -> None:
         from distill import teacher as teacher_module
 
         pairs, dev = _training_pairs(config, data, tokens, source, teacher_.max_length, teacher_.fit.dev_queries)
-        teacher_module.write_tuned(source, pairs, dev, teacher_, config.train, config.seed, out)
+        teacher_module.write_tuned(begin, pairs, dev, teacher_, config.train, config.seed, out)
 
     return store.get(stage, tune, every_rank=True)
 
 
 def scores(store: Store, config: Config, data: Built, tokens: Built, teacher: Built) -> Built:
     """Return the teacher's raw scores of every training pair."""
-    options = {"max_length": config.teacher.max_length, "train": asdict(config.train)}
     inputs = {"tokens": tokens.key, "teacher": teacher.key}
-    stage = Stage("scores", VERSIONS["scores"], options, inputs, libraries=TRAINING, title="teacher scores")
+    return _scores(store, config, data, tokens, teacher, inputs, None)
+
+
+def drawn_scores(store: Store, config: Config, data: Built, tokens: Built, teacher: Built, drawn: Built) -> Built:
+    """Return the teacher's raw scores of the unlabelled pairs."""
+    return _scores(store, config, data, tokens, teacher, {"drawn": drawn.key, "teacher": teacher.key}, drawn)
+
+
+def _scores(
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    teacher: Built,
+    inputs: dict[str, str],
+    drawn: Built | None,
+) -> Built:
+    options = {"max_length": config.teacher.max_length, "train": asdict(config.train)}
+    title = "teacher scores" if drawn is None else "teacher scores of unlabelled pairs"
+    stage = Stage("scores", VERSIONS["scores"], options, inputs, libraries=TRAINING, title=title)
 
     def build(out: Path) -> None:
+        from distill import augment
         from distill import scores as scores_
         from distill.device import Device
         from export.cls_only import load_ranker
@@ -100,32 +156,52 @@ def scores(store: Store, config: Config, data: Built, tokens: Built, teacher: Bu
         device = Device.resolve(config.train)
         model = load_ranker(str(teacher.folder), cls_only=True, attention=device.attention).to(device.name)
         pairs, _ = _training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, 1)
-        scores_.write(model, pairs, out, what="teacher scores", batch_size=config.train.score_batch, bf16=device.bf16)
+        if drawn is not None:
+            pairs = augment.open_pairs(drawn.folder, pairs.table, pairs.encoder)
+        scores_.write(model, pairs, out, what=title, batch_size=config.train.score_batch, bf16=device.bf16)
 
     return store.get(stage, build)
 
 
-def student(store: Store, config: Config, data: Built, tokens: Built, teacher: Built, scores: Built) -> Built:
-    """Return the student's checkpoint."""
+def student(
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    teacher: Built,
+    scores: Built,
+    drawn: tuple[Built, Built] | None,
+) -> Built:
+    """Return the student's checkpoint; `drawn` are unlabelled pairs and the teacher's scores of them."""
     terms = {name: asdict(term) for name, term in config.loss.terms.items() if term.weight > 0}
     options = asdict(config.student) | {"terms": terms, "train": asdict(config.train), "seed": config.seed}
     inputs = {"tokens": tokens.key, "teacher": teacher.key, "scores": scores.key}
-    stage = Stage("student", VERSIONS["student"], options, inputs, libraries=TRAINING)
+    if drawn is not None:
+        inputs |= {"drawn": drawn[0].key, "drawn scores": drawn[1].key}
+        options["augment"] = asdict(config.augment)
+    safety = config.student.vocabulary.safety
+    files = {} if safety is None else hash_files([Path(safety).expanduser()])
+    stage = Stage("student", VERSIONS["student"], options, inputs, files, TRAINING)
 
     def build(out: Path) -> None:
         from distill import scores as scores_
         from distill import student as student_
+        from distill.lessons import Lessons
 
         shape = models.read_config(teacher.folder)
         layers = student_.choose_layers(config.student.layers, int(shape["num_hidden_layers"]))
         pairs, dev = _training_pairs(
             config, data, tokens, teacher.folder, config.student.max_length, config.student.fit.dev_queries
         )
+        lessons = Lessons(pairs, scores_.read(scores.folder))
+        if drawn is not None:
+            lessons = _with_drawn(lessons, config.augment, data, drawn)
         student_.write(
             teacher.folder,
-            pairs,
+            lessons.pairs,
             dev,
-            scores_.read(scores.folder),
+            lessons.scores,
+            scale=scores_.scale(scores.folder),
             layers=layers,
             student=config.student,
             terms=config.loss.terms,
@@ -138,25 +214,37 @@ def student(store: Store, config: Config, data: Built, tokens: Built, teacher: B
     return store.get(stage, build, every_rank=True)
 
 
-def graphs(store: Store, config: Config, model: Built) -> Built:
-    """Return a checkpoint's graphs: fp32 and int8 as they are served, and those that they are compared with."""
-    quantize = config.quantize
-    options: dict[str, Any] = {"export": asdict(config.export), "quantize": asdict(quantize)}
-    title = f"{model.key.partition('-')[0]} graphs"
-    stage = Stage("graphs", VERSIONS["graphs"], options, {"model": model.key}, libraries=GRAPHS, title=title)
+def _with_drawn(lessons: Lessons, counts: Augment, data: Built, drawn: tuple[Built, Built]) -> Lessons:
+    from distill import augment
+    from distill import scores as scores_
+    from distill.lessons import Lessons
+
+    assert isinstance(counts, DrawnAugment)
+    pairs, scored = drawn
+    added = Lessons(
+        augment.open_pairs(pairs.folder, lessons.pairs.table, lessons.pairs.encoder), scores_.read(scored.folder)
+    )
+    relevant = int(RankingData.open(data.folder).summary["relevant"])
+    return lessons.with_drawn(added, relevant, hard_negatives=counts.hard_negatives, margin=counts.margin)
+
+
+def graphs(store: Store, config: Config, data: Built, model: Built, role: str) -> Built:
+    """Return the graphs of a "teacher" or "student": as they are served, and those that they are compared with."""
+    options: dict[str, Any] = {"export": asdict(config.export)} | quantizing.options(config, role)
+    inputs = {"model": model.key}
+    if quantizing.reads_pairs(quantizing.asked(config, role)):
+        inputs["data"] = data.key
+    stage = Stage("graphs", VERSIONS["graphs"], options, inputs, libraries=GRAPHS, title=f"{role} graphs")
 
     def build(out: Path) -> None:
         from export.onnx import write_graphs
 
-        int8 = None
-        if isinstance(quantize, Int8):
-            int8 = {"per_channel": quantize.per_channel, "reduce_range": quantize.reduce_range}
         write_graphs(
             model.folder,
             out,
             cls_only=config.export.cls_only,
             opset=config.export.opset,
-            int8=int8,
+            quantization=quantizing.quantization(config, role, data.folder, model.folder),
         )
 
     return store.get(stage, build)

@@ -9,9 +9,9 @@ from typing import Any
 
 from distill import models
 from distill.records import RankingData
-from distill.schema import Config, EncoderTeacher, Int8
+from distill.schema import Config, EncoderTeacher, FusedInt8, Int8, Quantize, Weight8
 from distill.stages import Built, Stage, Store
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, WEIGHT8
 from export.host import describe_host
 from export.measure.systems import System
 from export.runtime.processor import abilities
@@ -23,7 +23,7 @@ RUNTIME = ("onnxruntime", "tokenizers", "numpy")
 VERSIONS = {"parity": 2, "baselines": 1, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
 COMPARED = (
     ("onnx", "pytorch"), ("full onnx", "onnx"), ("fused", "full onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
-    ("full int8", "full onnx"),
+    ("full int8", "full onnx"), ("weight8", "onnx"),
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def systems(
     config: Config, teacher: Built, teacher_graphs: Built, student: Built, student_graphs: Built
 ) -> list[tuple[System, Built]]:
     """Return the models of the table, the teacher in PyTorch first, each with the stage that made it."""
-    precisions = [("fp32", FP32)] + ([("int8", served_int8(abilities()))] if isinstance(config.quantize, Int8) else [])
+    precisions = [("fp32", FP32), *_served(config.quantize)]
     teacher_size, student_size = models.count_parameters(teacher.folder), models.count_parameters(student.folder)
     length = config.teacher.max_length
     found = [(System("teacher", "pytorch", "fp32", teacher.folder, None, length, teacher_size), teacher)]
@@ -43,6 +43,13 @@ def systems(
             system = System(name, "onnxruntime", precision, model.folder, made.folder / file, max_length, size)
             found.append((system, made))
     return found
+
+
+def _served(quantize: Quantize) -> list[tuple[str, str]]:
+    """Return the 8-bit precisions of the table, each with its graph for this processor."""
+    if isinstance(quantize, Weight8):
+        return [("weight8", WEIGHT8)]
+    return [("int8", served_int8(abilities()))] if isinstance(quantize, (Int8, FusedInt8)) else []
 
 
 def parity(store: Store, config: Config, data: Built, model: Built, graphs: Built, name: str) -> Built:
@@ -58,11 +65,11 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
         records = RankingData.open(data.folder)
         split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
         files = {"onnx": FP32, "fused": FUSED, "int8": INT8, "int8 avx2": INT8_AVX2}
-        files |= {"full onnx": FULL, "full int8": FULL_INT8}
+        files |= {"full onnx": FULL, "full int8": FULL_INT8, "weight8": WEIGHT8}
         forms = {"pytorch": System(name, "pytorch", "fp32", model.folder, None, max_length, 0)}
         for form, file in files.items():
             if (graphs.folder / file).is_file():
-                precision = "int8" if "int8" in form else "fp32"
+                precision = next((each for each in ("int8", "weight8") if each in form), "fp32")
                 forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
         references = [(form, other) for form, other in COMPARED if form in forms and other in forms]
         parity_.write(forms, references, list(records.lists(split)), split.grade, _share(config), out)

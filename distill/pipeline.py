@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill import making, measuring, ranks
+from distill import gathering, making, measuring, ranks
 from distill.run import Measured, Run
-from distill.schema import Config
-from distill.stages import Store
+from distill.schema import Config, DrawnAugment, SimilarityWarm
+from distill.stages import Built, Store
 
 
 def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -31,14 +31,16 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     source = making.locate_teacher(config)
     data = run_.keep("data", making.data(store, config))
     tokens = run_.keep("tokens", making.tokens(store, config, data, source))
-    teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source))
+    warm = _warm(run_, store, config, data, tokens, source)
+    teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
     scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
-    student = run_.keep("student", making.student(store, config, data, tokens, teacher, scores))
+    drawn = _drawn(run_, store, config, data, tokens, teacher, source)
+    student = run_.keep("student", making.student(store, config, data, tokens, teacher, scores, drawn))
     ranks.part()
     if not ranks.is_first():
         return {}
-    teacher_graphs = run_.keep("teacher graphs", making.graphs(store, config, teacher))
-    student_graphs = run_.keep("student graphs", making.graphs(store, config, student))
+    teacher_graphs = run_.keep("teacher graphs", making.graphs(store, config, data, teacher, "teacher"))
+    student_graphs = run_.keep("student graphs", making.graphs(store, config, data, student, "student"))
     systems = measuring.systems(config, teacher, teacher_graphs, student, student_graphs)
     parity = {
         model: run_.keep(f"{model} parity", measuring.parity(store, config, data, made, graphs, model))
@@ -53,3 +55,26 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
         run_.keep(name, measure(store, config, data, student, student_graphs))
     return run_.finish(Measured(data, systems, predictions, baselines, latency, parity))
+
+
+def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:
+    """Return what the teacher's tuning begins with, None if that is the encoder itself."""
+    if not isinstance(config.warm, SimilarityWarm):
+        return None
+    embedded = run.keep("embeddings", gathering.embeddings(store, data, source))
+    pairs = gathering.augment(store, config, config.warm.pairs, data, tokens, embedded, source)
+    run.keep("warm-up's pairs", pairs)
+    return run.keep("warm-up", making.warm(store, config, data, tokens, embedded, pairs, source))
+
+
+def _drawn(
+    run: Run, store: Store, config: Config, data: Built, tokens: Built, teacher: Built, source: Path
+) -> tuple[Built, Built] | None:
+    """Return unlabelled pairs and the teacher's scores of them, None if there are to be none."""
+    counts = config.augment
+    if not isinstance(counts, DrawnAugment):
+        return None
+    embedded = run.keep("embeddings", gathering.embeddings(store, data, source)) if counts.embedding else None
+    pairs = gathering.augment(store, config, counts, data, tokens, embedded, source)
+    run.keep("unlabelled pairs", pairs)
+    return pairs, run.keep("their scores", making.drawn_scores(store, config, data, tokens, teacher, pairs))

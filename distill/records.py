@@ -18,6 +18,9 @@ from distill.errors import DataError
 SPLITS = ("train", "dev", "test")
 ROWS_PER_BATCH = 8192  # rows buffered by a writer before they go to disk
 
+UNKNOWN = -1  # grade of a pair that nobody judged
+
+Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
@@ -82,7 +85,7 @@ class Split:
         query: int32 [queries], rows of the query table.
         offsets: int64 [queries + 1].
         item: int32 [pairs], rows of the item table.
-        grade: int32 [pairs], 0 is not relevant.
+        grade: int32 [pairs], 0 is not relevant, `UNKNOWN` is not judged.
     """
 
     query: Int32

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import BertForSequenceClassification
 
+from distill.errors import StoreError
 from distill.records import ArrowWriter
 from distill.tokens import PairTokens, length_sorted
 from export.progress import Progress
@@ -19,6 +20,11 @@ from export.runtime.tokens import Int64
 
 CHUNK = 65536  # pairs scored between two files; what a kill loses at most
 SCALE = "logit"  # what the numbers are: raw logits, never probabilities
+# what numbers may be declared to be: the least, the most, and that in words
+SCALES = {
+    "logit": (-np.inf, np.inf, "a finite number"),
+    "probability": (0.0, 1.0, "a number from 0 to 1"),
+}
 SCHEMA = pa.schema([("score", pa.float32())])
 
 
@@ -78,3 +84,24 @@ def read(folder: Path) -> Float32:
     """Map the scores that `write` stored, float32 [pairs], aligned with the split's pairs."""
     table = pa.ipc.open_stream(pa.memory_map(str(folder / "scores.arrow"))).read_all()
     return np.asarray(table.column("score").to_numpy(), dtype=np.float32)
+
+
+def scale(folder: Path) -> str:
+    """Return what the scores in a folder are declared to be, a name of `SCALES`, held against every one of them.
+
+    Raises:
+        StoreError: if they are declared to be something else, or one of them cannot be that.
+    """
+    summary = folder / "summary.json"
+    declared = json.loads(summary.read_text(encoding="utf-8")).get("scale")
+    if declared not in SCALES:
+        raise StoreError(f"{summary}: scale={declared}: allowed is {' or '.join(SCALES)}")
+    low, high, allowed = SCALES[declared]
+    values = read(folder)
+    fits = np.isfinite(values) & (values >= low) & (values <= high)
+    if not fits.all():
+        pair = int(np.argmin(fits))
+        raise StoreError(
+            f"{folder / 'scores.arrow'}: pair {pair} has {values[pair]:g}: allowed with scale={declared} is {allowed}"
+        )
+    return str(declared)

@@ -1,26 +1,37 @@
-"""The student: some of the teacher's layers, trained on the teacher's scores."""
+"""The student: some of the teacher's layers, what is most important in them, trained on the teacher's scores."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import BertForSequenceClassification, set_seed
 
-from distill import losses
+from distill import word_table
 from distill.device import Device
+from distill.imitation import imitating, unscored
+from distill.importance import measure
+from distill.objective import weighted_loss
 from distill.pruning import Rivals
-from distill.schema import Kl, Labels, MarginMse, Student, Term, Train
+from distill.schema import Student, Term, Train
+from distill.shrink import choose_parts, cut
+from distill.state_terms import score_terms, state_terms
+from distill.states import every_token
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
-from distill.train import Loss, encoder_parameters, train_ranker
+from distill.train import encoder_parameters, train_ranker
+from distill.vocabulary import choose
+from distill.width import Width, freezes, student_width
 from export.cls_only import load_ranker, save_ranker
 from export.runtime.scorer import Float32
+
+log = logging.getLogger(__name__)
 
 
 def choose_layers(layers: int | Sequence[int], teacher_layers: int) -> list[int]:
@@ -41,22 +52,29 @@ def build_student(teacher: Path, layers: Sequence[int], attention: str) -> BertF
     return model
 
 
-def weighted_loss(terms: Mapping[str, Term]) -> Loss:
-    """Return the weighted sum of loss terms; the batch holds `teacher` scores (raw logits), `grades` and `mask`."""
-    kept = [term for term in terms.values() if term.weight > 0]
+def narrowed(
+    model: BertForSequenceClassification,
+    width: Width,
+    pairs: PairTokens,
+    teacher_scores: Float32,
+    student: Student,
+    seed: int,
+) -> BertForSequenceClassification:
+    """Return what is most important of a model, that much of it.
 
-    def one(term: Term, scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        if isinstance(term, Kl):
-            return losses.kl(scores, batch["teacher"], batch["mask"], term.temperature)
-        if isinstance(term, MarginMse):
-            return losses.margin_mse(scores, batch["teacher"], batch["mask"])
-        assert isinstance(term, Labels)
-        return losses.listwise_labels(scores, batch["grades"], batch["mask"])
-
-    def total(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([term.weight * one(term, scores, batch) for term in kept]).sum()
-
-    return total
+    Args:
+        model: of all widths of the teacher's.
+        width: what is to be left.
+        pairs: the training pairs, some of which tell what is important.
+        teacher_scores: the teacher's logits of them, float32 [pairs].
+        student: how that is measured.
+        seed: of which pairs.
+    """
+    log.info("student: keeping of its width what is most important by %s", student.importance)
+    importance = measure(
+        model, pairs, teacher_scores, criterion=student.importance, count=student.importance_pairs, seed=seed
+    )
+    return cut(model, choose_parts(importance, width), width)
 
 
 def write(
@@ -65,6 +83,7 @@ def write(
     dev: PairTokens,
     teacher_scores: Float32,
     *,
+    scale: str,
     layers: Sequence[int],
     student: Student,
     terms: Mapping[str, Term],
@@ -79,7 +98,8 @@ def write(
         teacher: the teacher's folder.
         pairs: the training pairs.
         dev: the dev pairs that choose the best evaluation.
-        teacher_scores: raw logits of the training pairs, float32 [pairs].
+        teacher_scores: of the training pairs, float32 [pairs].
+        scale: what they are, `distill.scores.scale`.
         layers: the teacher's layers that the student takes.
         student: its options.
         terms: the losses.
@@ -89,26 +109,43 @@ def write(
         out: the stage's working folder.
 
     Raises:
+        ConfigError: if a loss asks for teacher scores of another scale, or the vocabulary would lose too much.
         Pruned: if the student is hopeless beside its rivals.
     """
     device = Device.resolve(train)
     set_seed(seed)
     model = build_student(teacher, layers, device.attention)
+    teacher_width = Width.of(model.config.to_dict())
+    width = student_width(student, teacher_width)
+    if width != teacher_width:
+        model = narrowed(model, width, pairs, teacher_scores, student, seed)
+    train = replace(train, freeze_embeddings=freezes(train, width, teacher_width))
+    if student.vocabulary.min_count is not None:
+        config = model.config
+        kept = choose(student.vocabulary, teacher, pairs, dev, size=config.vocab_size, width=config.hidden_size)
+        (out / "vocabulary.json").write_text(json.dumps(kept.summary, indent=2) + "\n", encoding="utf-8")
+        word_table.cut(model, kept.ids, kept.unknown)
     known = {"teacher": teacher_scores, "grades": pairs.split.grade.astype("float32")}
-    train_ranker(
-        model,
-        pairs,
-        dev,
-        known,
-        weighted_loss(terms),
-        fit=student.fit,
-        train=train,
-        device=device,
-        seed=seed,
-        out=out,
-        what="student",
-        watch=None if rivals is None else partial(rivals.check, encoder_parameters(model) * student.max_length),
-    )
+    scored, compared = score_terms(terms), state_terms(terms)
+    if compared:
+        model = every_token(model)
+    with imitating(model, compared, teacher, device) as imitation:
+        train_ranker(
+            model,
+            pairs,
+            dev,
+            known,
+            weighted_loss(scored, scale) if scored else unscored,
+            imitation=imitation,
+            fit=student.fit,
+            train=train,
+            device=device,
+            seed=seed,
+            out=out,
+            what="student",
+            watch=None if rivals is None else partial(rivals.check, encoder_parameters(model) * student.max_length),
+        )
+    word_table.expand(model)
     save_ranker(model, str(out))
     copy_tokenizer(teacher, out)
     (out / "layers.json").write_text(json.dumps({"teacher_layers": list(layers)}) + "\n", encoding="utf-8")

@@ -11,23 +11,39 @@ from typing import Any
 
 from distill.errors import ConfigError
 from distill.schema import (
+    AdrMse,
+    Attention,
     BeirData,
     Config,
     Data,
+    Draw,
+    DrawnAugment,
+    EncoderTeacher,
     Export,
     Fit,
+    Hidden,
     HubData,
+    Int8,
     Kl,
+    Labels,
+    LambdaLoss,
     Loss,
     Measure,
     MlflowTrack,
+    RankNet,
+    Relations,
+    SearchedInt8,
+    SimilarityWarm,
     SlateData,
+    StateTerm,
     Student,
     Teacher,
     Term,
     Train,
+    Vocabulary,
 )
 from distill.tracker_uri import uri_problem, without_password
+from export import node_groups
 from export.errors import UserError
 from export.extras import require
 from export.measure import budget
@@ -36,6 +52,8 @@ from export.runtime.tokens import SPECIAL
 PRECISIONS = ("auto", "fp32", "bf16")
 ATTENTIONS = ("auto", "eager", "sdpa")
 SPLITS = ("dev", "test")
+CRITERIA = ("fisher", "taylor", "magnitude")
+MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
 # trackers of transformers' Trainer, each named like the module it needs
 TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
 
@@ -65,6 +83,13 @@ def _any_weight(terms: dict[str, Term]) -> bool:
     return any(term is not None and term.weight > 0 for term in terms.values())
 
 
+def _is_layer_map(layer_map: Any) -> bool:
+    if isinstance(layer_map, list):
+        return bool(layer_map) and all(type(layer) is int and layer >= 0 for layer in layer_map)
+    return bool(layer_map == "uniform")
+
+
+LAYER_MAP = (_is_layer_map, "uniform, or a list with one of the teacher's layers, from 0, for each of the student's")
 POSITIVE = (_positive, "a number > 0")
 SHARE = (lambda value: 0 <= value < 1, "a number from 0, below 1")
 
@@ -82,17 +107,40 @@ RULES: dict[type, Sequence[Rule]] = {
     Fit: [
         ("epochs", *POSITIVE), ("max_pairs", *at_least(1)), ("learning_rate", *POSITIVE), ("head_rate", *POSITIVE),
         ("warmup", *SHARE), ("weight_decay", *at_least(0)), ("group_size", *at_least(2)),
-        ("batch_groups", *at_least(1)), ("evaluations", *at_least(1)), ("keep", *one_of("best", "last")),
-        ("dev_queries", *at_least(1)),
+        ("batch_groups", *at_least(1)), ("batch_tokens", *at_least(1)), ("evaluations", *at_least(1)),
+        ("keep", *one_of("best", "last")), ("dev_queries", *at_least(1)),
     ],
     Teacher: [("max_length", *at_least(SPECIAL + 2))],
-    Student: [("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1))],
+    Student: [
+        ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
+        ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
+    ],
+    Draw: [
+        ("bm25", *at_least(0)), ("embedding", *at_least(0)), ("random", *at_least(0)), ("item_queries", *at_least(0)),
+        ("crossed_queries", *at_least(0)), ("seed", *at_least(0)),
+    ],
+    DrawnAugment: [("hard_negatives", *at_least(0)), ("margin", *at_least(0))],
+    SimilarityWarm: [("scale", *POSITIVE)],
+    Vocabulary: [("min_count", *at_least(1)), ("max_unknown", *SHARE)],
     Term: [("weight", *at_least(0))],
     Kl: [("temperature", *POSITIVE)],
+    RankNet: [("sigma", *POSITIVE)],
+    LambdaLoss: [("sigma", *POSITIVE), ("mu", *at_least(0))],
+    AdrMse: [("temperature", *POSITIVE)],
+    Hidden: [("layer_map", *LAYER_MAP)],
+    Attention: [("layer_map", *LAYER_MAP)],
+    Relations: [("heads", *at_least(1)), ("teacher_layer", *at_least(0))],
     Loss: [("terms", _any_weight, "at least one with weight > 0")],
     Train: [
         ("precision", *one_of(*PRECISIONS)), ("attention", *one_of(*ATTENTIONS)), ("dropout", *SHARE),
         ("accumulate", *at_least(1)), ("score_batch", *at_least(1)),
+    ],
+    Int8: [
+        ("smooth", lambda v: v is None or 0 <= v <= 1, "a number from 0 to 1, or null"),
+        ("outliers", lambda v: 0 <= v <= MOST_OUTLIERS, f"0 to {MOST_OUTLIERS}"), ("calibration", *at_least(1)),
+    ],
+    SearchedInt8: [
+        ("queries", *at_least(1)), ("max_drop", *SHARE), ("min_overlap", lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     ],
     Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [
@@ -113,7 +161,17 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: with a line for each option that cannot be: its name, its value, what is allowed.
     """
-    problems = [*_broken_rules(config, ""), *_cross_checks(config), *_budget_checks(config), *_track_checks(config)]
+    problems = [
+        *_broken_rules(config, ""),
+        *_cross_checks(config),
+        *_step_checks(config),
+        *_vocabulary_checks(config),
+        *_draw_checks(config),
+        *_state_checks(config),
+        *_exclude_checks(config),
+        *_budget_checks(config),
+        *_track_checks(config),
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -157,6 +215,65 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield problem("student.layers", student.layers, "a number of layers >= 1, or a rising list of layers from 0")
 
 
+def _step_checks(config: Config) -> Iterator[str]:
+    for name, longest in (("teacher", "teacher"), ("warm", "teacher"), ("student", "student")):
+        fit, tokens = getattr(getattr(config, name), "fit", None), getattr(config, longest).max_length
+        if fit is not None and fit.batch_tokens is not None and fit.batch_tokens < fit.group_size * tokens:
+            allowed = f"a number >= {fit.group_size * tokens}, {name}.fit.group_size * {longest}.max_length"
+            yield problem(f"{name}.fit.batch_tokens", fit.batch_tokens, allowed)
+
+
+def _vocabulary_checks(config: Config) -> Iterator[str]:
+    safety = config.student.vocabulary.safety
+    if safety is not None and not Path(safety).expanduser().is_file():
+        yield problem("student.vocabulary.safety", safety, "an existing file, one text a line")
+    if safety is not None and config.student.vocabulary.min_count is None:
+        yield problem("student.vocabulary.safety", safety, "null with student.vocabulary.min_count=null: all are kept")
+
+
+def _draw_checks(config: Config) -> Iterator[str]:
+    augment, warm, encoder = config.augment, config.warm, isinstance(config.teacher, EncoderTeacher)
+    if isinstance(augment, DrawnAugment):
+        yield from _empty_draw("augment", augment)
+        if augment.embedding and not encoder:
+            yield problem("augment.embedding", augment.embedding, "0 with a teacher that has no plain encoder")
+        unlabelled = [
+            name for name, term in config.loss.terms.items() if term.weight > 0 and not isinstance(term, Labels)
+        ]
+        if not unlabelled and not augment.hard_negatives:
+            yield problem("augment.hard_negatives", 0, "a number >= 1 where the loss is labels alone, or augment=none")
+    if isinstance(warm, SimilarityWarm):
+        yield from _empty_draw("warm.pairs", warm.pairs)
+        if not encoder:
+            yield problem("warm", warm.kind, "none with a teacher that is used as it is")
+
+
+def _state_checks(config: Config) -> Iterator[str]:
+    """Tell of states that cannot be compared: token by token, both models must see the same ones."""
+    student, teacher = config.student.max_length, config.teacher.max_length
+    for name, term in config.loss.terms.items():
+        if isinstance(term, StateTerm) and term.weight > 0 and student != teacher:
+            yield problem("student.max_length", student, f"teacher.max_length={teacher} with loss.terms.{name}")
+
+
+def _empty_draw(option: str, draw: Draw) -> Iterator[str]:
+    if not draw.bm25 + draw.embedding + draw.random:
+        yield f"{option}: bm25, embedding and random are all 0; at least one must draw"
+
+
+def _exclude_checks(config: Config) -> Iterator[str]:
+    quantize, layers = config.quantize, config.student.layers
+    if not isinstance(quantize, Int8) or not quantize.exclude or not _is_layers(layers):
+        return
+    number = len(layers) if isinstance(layers, list) else int(layers)
+    nodes, groups = node_groups.node_names(number), ", ".join(node_groups.group_names(number))
+    unknown = node_groups.unknown(quantize.exclude, nodes)
+    for pattern in unknown:
+        yield problem("quantize.exclude", pattern, f"{groups}, a node of these, or a glob")
+    if not unknown and len(node_groups.excluded(quantize.exclude, nodes)) == len(nodes):
+        yield problem("quantize.exclude", quantize.exclude, "fewer than all groups; in fp32 alone is quantize=none")
+
+
 def _budget_checks(config: Config) -> Iterator[str]:
     if not config.budget.require:
         return
@@ -193,21 +310,3 @@ def _is_layers(layers: Any) -> bool:
         return False
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0 for layer in layers)
     return whole and layers == sorted(set(layers))
-
-
-def validate_student(student: Student, teacher_layers: int, teacher_hidden: int) -> None:
-    """Check the student against the teacher it is taken from.
-
-    Raises:
-        ConfigError: if it asks for layers or a width that the teacher does not have.
-    """
-    problems = []
-    layers = student.layers
-    if isinstance(layers, int) and layers > teacher_layers:
-        problems.append(problem("student.layers", layers, f"1 to {teacher_layers}, the teacher's layers"))
-    if isinstance(layers, list) and layers[-1] >= teacher_layers:
-        problems.append(problem("student.layers", layers, f"layers from 0 to {teacher_layers - 1}, the teacher's"))
-    if student.hidden_size != teacher_hidden:
-        problems.append(problem("student.hidden_size", student.hidden_size, f"{teacher_hidden}, the teacher's"))
-    if problems:
-        raise ConfigError("\n".join(problems))

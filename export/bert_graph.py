@@ -26,6 +26,7 @@ IR_VERSION = 8  # of opset 18's time; readers refuse a newer one than they know
 MASKED = float(np.finfo(np.float32).min)
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 LEAST_OPSET = 17  # has LayerNormalization
+MAP_BYTES = 4  # of a token's entry in the map from ids to rows, int32
 
 Float32 = npt.NDArray[np.float32]
 
@@ -52,6 +53,22 @@ def write_bert_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: in
     builder = _Builder(config, load_file(checkpoint / WEIGHTS))
     builder.build(cls_only)
     onnx.save(builder.model(opset), str(graph))
+
+
+def distinct_rows(table: Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Find the rows of a table that are equal bit by bit.
+
+    Args:
+        table: float32 [rows, width].
+
+    Returns:
+        Where each distinct row stands first, rising, int64 [distinct]; which of these every row equals, int32 [rows].
+    """
+    table = np.ascontiguousarray(table)
+    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
+    _, first, equal = np.unique(keys, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))  # np.unique sorts by content; a row's place should not hang on training
+    return np.sort(first), place[equal].astype(np.int32)
 
 
 class _Builder:
@@ -89,13 +106,23 @@ class _Builder:
 
     def _embeddings(self) -> str:
         prefix = "bert.embeddings"
-        words = self._node("Gather", "words", self._weight(f"{prefix}.word_embeddings.weight"), "input_ids")
+        words = self._words(f"{prefix}.word_embeddings.weight")
         types = self._node("Gather", "types", self._weight(f"{prefix}.token_type_embeddings.weight"), "token_type_ids")
         length = self._node("Shape", "length", "input_ids", start=1, end=2)
         table = self._weight(f"{prefix}.position_embeddings.weight")
         positions = self._node("Slice", "positions", table, self._shape("zero", [0]), length, self._shape("axis0", [0]))
         total = self._node("Add", "placed", self._node("Add", "typed", words, types), positions)
         return self._norm(f"{prefix}.LayerNorm", total)
+
+    def _words(self, name: str) -> str:
+        """Return the tokens' rows of the word table, of which equal ones are stored once if that saves bytes."""
+        table = self._weights[name].astype(np.float32)
+        first, rows = distinct_rows(table)
+        # reckoned for an int8 table, a byte an entry: where the map pays there, it pays in fp32 all the more
+        if (len(table) - len(first)) * table.shape[1] <= MAP_BYTES * len(table):
+            return self._node("Gather", "words", self._constant(name, table), "input_ids")
+        row = self._node("Gather", "rows", self._constant("word_rows", rows), "input_ids")
+        return self._node("Gather", "words", self._constant(name, table[first]), row)
 
     def _mask(self) -> str:
         """Return what is added to attention scores: [pairs, 1, 1, tokens], 0 at tokens, the least number at padding."""

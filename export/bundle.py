@@ -193,7 +193,7 @@ def _tokenizer_config(student: Path, length: int) -> dict[str, Any]:
 
 
 def _write_triton(sources: Sources, variants: list[Offered], work: Path) -> None:
-    """Write a repository of two models: fp32, and the int8 graph that was measured."""
+    """Write a repository of models: fp32, and the 8-bit graph that was measured."""
     measured = _measured_int8(sources)
     for variant in variants:
         if variant.precision == "int8" and variant.name != measured:
@@ -264,9 +264,9 @@ def _describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str
 def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
     found = sources.serving["graphs"].get(variant.graph, {})
     measured = []
-    if variant.name == _measured_int8(sources) or variant.precision == "fp32":
+    if variant.precision != "int8" or variant.name == _measured_int8(sources):
         measured += ["quality", "latency"]
-    forms = {"int8": "qint8_avx512_vnni", "int8 avx2": "qint8_avx2", "onnx": "fp32"}
+    forms = {"int8": "qint8_avx512_vnni", "int8 avx2": "qint8_avx2", "weight8": "weight8", "onnx": "fp32"}
     compared = {
         forms.get(row["comparison"].split(" vs ")[0]) for row in sources.tradeoff["parity"] if row["model"] == "student"
     }

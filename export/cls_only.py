@@ -1,4 +1,4 @@
-"""A BERT cross-encoder that computes its last layer for [CLS] alone.
+"""A BERT cross-encoder that computes no padding, and its last layer for [CLS] alone.
 
 The classifier reads one token, so the last layer needs the keys and values of all tokens but query, output and
 feed-forward of the first. Same parameters and same checkpoint as transformers' BertForSequenceClassification, equal
@@ -10,17 +10,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification
-from transformers.modeling_attn_mask_utils import _prepare_4d_attention_mask, _prepare_4d_attention_mask_for_sdpa
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from export.errors import ModelError
+from export.packing import Packing
 
 ORDINARY = "BertForSequenceClassification"  # the architecture a checkpoint states, whichever class wrote it
 
 
 class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
-    """BertForSequenceClassification with a [CLS]-only last layer."""
+    """BertForSequenceClassification without padding, with a [CLS]-only last layer.
+
+    Raises:
+        ModelError: if positions are not absolute, which attention here does not know.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        kind = getattr(config, "position_embedding_type", "absolute")
+        if kind != "absolute":
+            raise ModelError(f"position_embedding_type={kind}: a ranker here is a BERT with absolute positions")
+        super().__init__(config)
 
     def forward(
         self,
@@ -39,20 +49,17 @@ class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
         Returns:
             An output whose logits are float [pairs, 1].
         """
-        bert = self.bert
-        hidden = bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        # transformers' own helpers: onnxruntime's fusion does not recognise a mask written any other way
-        sdpa = self.config._attn_implementation == "sdpa"
-        prepare = _prepare_4d_attention_mask_for_sdpa if sdpa else _prepare_4d_attention_mask
-        mask = prepare(attention_mask, hidden.dtype, tgt_len=attention_mask.shape[1])
+        bert, packing = self.bert, Packing.of(attention_mask)
+        words, types = (each.reshape(-1)[packing.cells] for each in (input_ids, token_type_ids))
+        positions = packing.positions[None]
+        hidden = bert.embeddings(input_ids=words[None], token_type_ids=types[None], position_ids=positions)[0]
         for layer in bert.encoder.layer[:-1]:
-            hidden = layer(hidden, mask)[0]
+            context = packing.attend(layer.attention.self, hidden)
+            hidden = layer.feed_forward_chunk(layer.attention.output(context, hidden))
         last = bert.encoder.layer[-1]
-        cls = hidden[:, :1]
-        if mask is not None:
-            mask = mask[:, :, :1]
-        context = last.attention.self(cls, mask, encoder_hidden_states=hidden)[0]
-        cls = last.feed_forward_chunk(last.attention.output(context, cls))
+        cls = hidden[packing.first]
+        context = packing.attend_first(last.attention.self, cls, hidden)
+        cls = last.feed_forward_chunk(last.attention.output(context, cls))[packing.place, None]
         logits = self.classifier(self.dropout(bert.pooler(cls)))
         return SequenceClassifierOutput(logits=logits)
 

@@ -11,10 +11,32 @@ from typing import Any
 # are compared with: traced, its int8, and traced with its attentions fused
 FP32, INT8, INT8_AVX2 = "model.onnx", "int8.onnx", "int8_avx2.onnx"
 FULL, FULL_INT8, FUSED = "full.onnx", "full_int8.onnx", "fused.onnx"
+WEIGHT8 = "weight8.onnx"  # served where only weights take 8 bits
+GRAPHS_FILE = "graphs.json"  # what each of them holds
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
+FUSED_ACTIVATION = ("Gelu", "BiasGelu", "FastGelu", "QuickGelu")
 INTEGER_MATMUL = ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
+EIGHT_BIT_WEIGHTS = "MatMulNBits"
+APART = ".apart"  # ends the name of a product of a few outlier channels in fp32, beside the int8 one
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A checkpoint's graphs as they are being made.
+
+    Attributes:
+        checkpoint: folder of a BERT cross-encoder.
+        folder: where the graphs are written.
+        cls_only: whether what is served computes the last layer for [CLS] alone.
+        opset: of the graphs.
+    """
+
+    checkpoint: Path
+    folder: Path
+    cls_only: bool
+    opset: int
 
 
 @dataclass(frozen=True)
@@ -24,16 +46,20 @@ class NodeCounts:
     Attributes:
         nodes: all of them.
         fused_attention: whole attentions in one node.
+        fused_activation: activation functions in one node.
         quantized: matrix products in 8 bits.
         quantized_embeddings: embedding tables kept in 8 bits.
         left_fp32: matrix products with a constant matrix that stayed fp32.
+        apart: fp32 products of a few outlier channels beside an int8 product.
     """
 
     nodes: int
     fused_attention: int
+    fused_activation: int
     quantized: int
     quantized_embeddings: int
     left_fp32: int
+    apart: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts by name."""
@@ -47,15 +73,16 @@ def count_nodes(graph: Path) -> NodeCounts:
     model = onnx.load(str(graph))
     constant = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     kinds = Counter(node.op_type for node in model.graph.node)
-    left = sum(
-        node.op_type in ("MatMul", "Gemm", "FusedMatMul") and node.input[1] in constant for node in model.graph.node
-    )
+    fp32 = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm", "FusedMatMul") and n.input[1] in constant]
+    apart = sum(node.name.endswith(APART) for node in fp32)
     eight_bits = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     tables = sum(node.op_type == "Gather" and constant.get(node.input[0]) in eight_bits for node in model.graph.node)
     return NodeCounts(
         nodes=len(model.graph.node),
         fused_attention=sum(kinds[kind] for kind in FUSED_ATTENTION),
-        quantized=sum(kinds[kind] for kind in INTEGER_MATMUL),
+        fused_activation=sum(kinds[kind] for kind in FUSED_ACTIVATION),
+        quantized=sum(kinds[kind] for kind in (*INTEGER_MATMUL, EIGHT_BIT_WEIGHTS)),
         quantized_embeddings=tables,
-        left_fp32=left,
+        left_fp32=len(fp32) - apart,
+        apart=apart,
     )

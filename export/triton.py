@@ -35,17 +35,17 @@ dynamic_batching {{
 def model_config(name: str, precision: str, measured: Mapping[str, Any], threads: int) -> str:
     """Return a model's config.pbtxt.
 
-    An fp32 model gathers requests of equal length: its scores do not depend on them. An int8 model takes one pair a
-    call, in as many instances as there were threads in the measurement, because its scores change with their batch.
+    An fp32 or weight8 model gathers requests of equal length: its scores do not depend on them. An int8 model takes one
+    pair a call, in as many instances as there were threads in the measurement: its scores change with their batch.
 
     Args:
         name: of the model, which is its folder's too.
-        precision: "fp32" or "int8".
+        precision: "fp32", "int8" or "weight8".
         measured: of the graph, as `export.measure.serving` found it.
         threads: that scored at once when it was measured.
     """
     inputs = ",\n".join(f'  {{ name: "{each}", data_type: TYPE_INT64, dims: [ -1 ] }}' for each in INPUTS)
-    gathers = precision == "fp32" and bool(measured.get("batch_invariant"))
+    gathers = precision != "int8" and bool(measured.get("batch_invariant"))
     text = MODEL.format(name=name, batch=MOST_BATCH if gathers else 1, inputs=inputs, instances=threads)
     if gathers:
         speeds = {int(batch): speed for batch, speed in measured["pairs_per_s"].items()}

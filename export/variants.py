@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.graph import EXACT_INT8, FP32, INT8, INT8_AVX2
+from export.graph import EXACT_INT8, FP32, GRAPHS_FILE, INT8, INT8_AVX2, WEIGHT8
 from export.runtime.manifest import FP32 as PLAIN
 from export.runtime.manifest import GRAPHS
 from export.runtime.processor import meets
@@ -20,7 +20,7 @@ class Offered:
     Attributes:
         name: in the manifest, and in the file's name.
         graph: file among a checkpoint's graphs.
-        precision: "fp32" or "int8".
+        precision: "fp32", "int8" or "weight8".
         processors: architecture and flags, one of which a processor must have; empty for all.
     """
 
@@ -36,7 +36,7 @@ class Offered:
 
     def saturates(self, graphs: Path) -> bool:
         """Return whether weights are too large for the 16-bit sums of processors without VNNI."""
-        rows = json.loads((graphs / "graphs.json").read_text(encoding="utf-8"))
+        rows = json.loads((graphs / GRAPHS_FILE).read_text(encoding="utf-8"))
         return any(row["saturating"] > 0 for row in rows if row["file"] == self.graph)
 
     def is_exact(self, graphs: Path, has: Iterable[str]) -> bool:
@@ -49,6 +49,7 @@ OFFERED = (
     Offered("qint8_avx512_vnni", INT8, "int8", ("avx512_vnni", "avx_vnni")),
     Offered("qint8_avx2", INT8_AVX2, "int8", ("x86_64",)),
     Offered("qint8_arm64", INT8, "int8", ("arm64",)),
+    Offered("weight8", WEIGHT8, "weight8", ()),
     Offered(PLAIN, FP32, "fp32", ()),
 )
 

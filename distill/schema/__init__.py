@@ -7,47 +7,83 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from distill.schema.augment import Augment, Draw, DrawnAugment, NoAugment, NoWarm, SimilarityWarm, Warm
 from distill.schema.data import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
-from distill.schema.loss import Kl, Labels, Loss, MarginMse, Term
-from distill.schema.models import CrossEncoderTeacher, EncoderTeacher, Fit, Student, Teacher, Train
-from distill.schema.outcome import Budget, Export, Int8, Measure, NoQuantize, Quantize
+from distill.schema.loss import (
+    AdrMse,
+    Attention,
+    Embedding,
+    Hidden,
+    Kl,
+    Labels,
+    LambdaLoss,
+    Loss,
+    MarginMse,
+    Mse,
+    RankNet,
+    Relations,
+    StateTerm,
+    Term,
+)
+from distill.schema.models import CrossEncoderTeacher, EncoderTeacher, Fit, Student, Teacher, Train, Vocabulary
+from distill.schema.outcome import Budget, Export, FusedInt8, Int8, Measure, NoQuantize, Quantize, SearchedInt8, Weight8
 from distill.schema.sweep import GridSweeper, JoblibLauncher, OptunaSweeper, Prune, RayLauncher, SubmititLauncher
 from distill.schema.track import MlflowTrack, NoTrack, Track
 
 __all__ = [
+    "AdrMse",
+    "Attention",
+    "Augment",
     "BeirData",
     "Budget",
     "Config",
     "CrossEncoderTeacher",
     "Data",
+    "Draw",
+    "DrawnAugment",
+    "Embedding",
     "EncoderTeacher",
     "EventsData",
     "Export",
     "Fit",
+    "FusedInt8",
     "GridSweeper",
+    "Hidden",
     "HubData",
     "Int8",
     "JoblibLauncher",
     "Kl",
     "Labels",
+    "LambdaLoss",
     "Loss",
     "MarginMse",
     "Measure",
     "MlflowTrack",
     "MovieLensData",
+    "Mse",
+    "NoAugment",
     "NoQuantize",
     "NoTrack",
+    "NoWarm",
     "OptunaSweeper",
     "Prune",
     "Quantize",
+    "RankNet",
     "RayLauncher",
+    "Relations",
+    "SearchedInt8",
+    "SimilarityWarm",
     "SlateData",
+    "StateTerm",
     "Student",
     "SubmititLauncher",
     "Teacher",
     "Term",
     "Track",
     "Train",
+    "Vocabulary",
+    "Warm",
+    "Weight8",
     "register",
 ]
 
@@ -63,6 +99,8 @@ class Config:
     rivals: str | None = None
     data: Data = MISSING
     teacher: Teacher = MISSING
+    warm: Warm = MISSING
+    augment: Augment = MISSING
     student: Student = MISSING
     loss: Loss = MISSING
     train: Train = MISSING
@@ -77,11 +115,31 @@ NODES: dict[str, dict[str, type]] = {
     "schema": {"config": Config},
     "schema/data": {"events": EventsData, "movielens": MovieLensData, "beir": BeirData, "hub": HubData},
     "schema/teacher": {"encoder": EncoderTeacher, "cross_encoder": CrossEncoderTeacher},
+    "schema/warm": {"none": NoWarm, "similarity": SimilarityWarm},
+    "schema/augment": {"none": NoAugment, "drawn": DrawnAugment},
     "schema/student": {"layers": Student},
     "schema/loss": {"weighted": Loss},
-    "schema/term": {"margin_mse": MarginMse, "kl": Kl, "labels": Labels},
+    "schema/term": {
+        "margin_mse": MarginMse,
+        "kl": Kl,
+        "labels": Labels,
+        "mse": Mse,
+        "ranknet": RankNet,
+        "lambda_loss": LambdaLoss,
+        "adr_mse": AdrMse,
+        "hidden": Hidden,
+        "attention": Attention,
+        "embedding": Embedding,
+        "relations": Relations,
+    },
     "schema/train": {"train": Train},
-    "schema/quantize": {"none": NoQuantize, "int8": Int8},
+    "schema/quantize": {
+        "none": NoQuantize,
+        "int8": Int8,
+        "int8_fused": FusedInt8,
+        "weight8": Weight8,
+        "search": SearchedInt8,
+    },
     "schema/measure": {"measure": Measure},
     "schema/budget": {"budget": Budget},
     "hydra/schema/launcher": {"joblib": JoblibLauncher, "submitit": SubmititLauncher, "ray": RayLauncher},

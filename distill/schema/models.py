@@ -20,6 +20,7 @@ class Fit:
     weight_decay: float = 0.01
     group_size: int = 8
     batch_groups: int = 4
+    batch_tokens: int | None = None
     evaluations: int = 3
     keep: str = "best"
     dev_queries: int | None = 100
@@ -41,6 +42,7 @@ class EncoderTeacher(Teacher):
     """A plain encoder, fine-tuned on the labels."""
 
     kind: str = "encoder"
+    init: str | None = None
     fit: Fit = field(default_factory=Fit)
 
 
@@ -52,12 +54,26 @@ class CrossEncoderTeacher(Teacher):
 
 
 @dataclass
+class Vocabulary:
+    """Which tokens a student has an embedding of its own for; without `min_count`, all of them."""
+
+    min_count: int | None = None
+    safety: str | None = None
+    max_unknown: float = 0.001
+
+
+@dataclass
 class Student:
-    """A BERT made of some of the teacher's layers."""
+    """A BERT made of some of the teacher's layers and, where it is narrower, of what is most important in them."""
 
     layers: Any = MISSING
     hidden_size: int = MISSING
+    heads: int | None = None
+    intermediate_size: int | None = None
+    importance: str = "fisher"
+    importance_pairs: int = 512
     max_length: int = MISSING
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
     fit: Fit = field(default_factory=Fit)
 
 
@@ -67,7 +83,7 @@ class Train:
 
     precision: str = "auto"
     attention: str = "auto"
-    freeze_embeddings: bool = True
+    freeze_embeddings: bool | None = None
     dropout: float = 0.0
     accumulate: int = 1
     score_batch: int = 64

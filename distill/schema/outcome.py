@@ -34,8 +34,38 @@ class Int8(Quantize):
     """Dynamic int8: s8 weights, u8 activations whose range is found at run time."""
 
     kind: str = "int8"
-    per_channel: bool = False
+    per_channel: bool = True
     reduce_range: bool = False
+    smooth: float | None = 0.8
+    outliers: int = 1
+    calibration: int = 16
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SearchedInt8(Int8):
+    """Dynamic int8 but for the node groups that cost the student's ranking more than they save."""
+
+    kind: str = "search"
+    queries: int = 100
+    max_drop: float = 0.001
+    min_overlap: float = 0.97
+
+
+@dataclass
+class FusedInt8(Quantize):
+    """Dynamic int8 of the traced graph with onnxruntime's fused attentions."""
+
+    kind: str = "int8_fused"
+    per_channel: bool = True
+    reduce_range: bool = False
+
+
+@dataclass
+class Weight8(Quantize):
+    """Weights alone in 8 bits, activations by blocks: the same score in every batch."""
+
+    kind: str = "weight8"
 
 
 @dataclass

@@ -30,7 +30,7 @@ class System:
     Attributes:
         model: "teacher" or "student".
         engine: "pytorch" or "onnxruntime".
-        precision: "fp32" or "int8".
+        precision: "fp32", "int8" or "weight8".
         checkpoint: folder with the tokenizer (and, for PyTorch, the weights).
         graph: ONNX file; None for PyTorch.
         max_length: tokens of a pair.
@@ -56,15 +56,15 @@ class System:
         return (self.graph or self.checkpoint / "model.safetensors").stat().st_size / 1e6
 
     def open(self, threads: int) -> Scorer:
-        """Load the model: int8 scores pair by pair over a thread pool, fp32 in batches."""
+        """Load the model: 8 bits score pair by pair over a thread pool, fp32 in batches."""
         if self.graph is None:
             from export.measure.pytorch_scorer import PytorchScorer
 
             return PytorchScorer(self.checkpoint, self.max_length, threads, BATCH)
         encoder = PairEncoder.load(self.checkpoint, self.max_length)
-        if self.precision == "int8":
-            return PairScorer(self.graph, encoder, threads)
-        return BatchScorer(self.graph, encoder, threads, BATCH)
+        if self.precision == "fp32":
+            return BatchScorer(self.graph, encoder, threads, BATCH)
+        return PairScorer(self.graph, encoder, threads)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, for a process that measures it."""

@@ -29,6 +29,8 @@ def significant(value: float, digits: int = 3) -> str:
 KINDS: Mapping[str, Callable[[float], str]] = {
     "score": lambda value: f"{value:.3f}",
     "difference": lambda value: f"{value:+.3f}".replace("-", "−"),
+    "exact": lambda value: f"{value:.4f}",
+    "small": lambda value: f"{value:+.4f}".replace("-", "−"),
     "percent": lambda value: f"{100 * value:.1f}%",
     "share": lambda value: f"{100 * value:g}%",
     "hundredths": lambda value: f"{100 * value:.1f}",

@@ -31,7 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 VARIANT_SCHEMA: Schema = {
     "name": NAME,
     "file": str,
-    "precision": re.compile(r"fp32|int8"),
+    "precision": re.compile(r"fp32|int8|weight8"),
     "processors": [NAME],
     "batch": Within(int, 1, 4096),
     "batch_invariant": bool,
@@ -73,7 +73,7 @@ class Variant:
     Attributes:
         name: as in its file's name, "qint8_avx512_vnni"; "fp32" for the plain one.
         file: path inside the bundle.
-        precision: "fp32" or "int8".
+        precision: "fp32", "int8" or "weight8".
         processors: architecture and flags, one of which a processor must have; empty for all.
         batch: most pairs of equal length that share a call of the engine.
         batch_invariant: whether a pair's score was bitwise the same alone and among others.

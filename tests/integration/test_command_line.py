@@ -21,7 +21,7 @@ MISTAKES = {
     "student.layers=99": "student.layers=99: allowed is 1 to",
     "student.layers=abc": "student.layers=abc: allowed is a number of layers",
     "student.layers=[1,0]": "student.layers=[1, 0]: allowed is",
-    "student.hidden_size=64": "student.hidden_size=64: allowed is 32",
+    "student.hidden_size=64": "student.hidden_size=64: allowed is 1 to 32",
     "loss=nosuch": "nosuch",
     "loss.terms.margin_mse.temperature=2": "temperature",
     "+student.foo=1": "student.foo=1: no such option",

@@ -14,13 +14,17 @@ from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 from export.errors import GraphError, ModelError
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
 from export.measure.systems import System
-from export.onnx import fuse_graph, trace_graph, write_graphs
-from export.quantize import quantize_graph, saturating
+from export.fusing import fuse_graph, trace_graph
+from export.int8 import Int8
+from export.onnx import write_graphs
+from export.quantize import quantize_graph
 from export.runtime.scorer import BatchScorer, PairScorer
 from export.runtime.tokens import PairEncoder
+from export.saturation import saturating
 from tests.conftest import THINGS, WORDS
 
 LAYERS = 3
+PLAIN = Int8(per_channel=False, reduce_range=False, smooth=None, outliers=0, exclude=(), feeds=())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def graphs(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("graphs")
-    write_graphs(checkpoint, out, cls_only=True, opset=18, int8={"per_channel": False, "reduce_range": False})
+    write_graphs(checkpoint, out, cls_only=True, opset=18, quantization=PLAIN)
     return out
 
 
@@ -46,6 +50,10 @@ def lists():
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS + THINGS, rng.integers(1, 12))) for _ in range(60)]
     return [(texts[n], texts[n + 1 : n + 8]) for n in range(0, 50, 7)]
+
+
+def shape(checkpoint):
+    return json.loads((checkpoint / "config.json").read_text())
 
 
 def scores(scorer, lists):
@@ -91,19 +99,19 @@ def test_counts_are_what_the_layers_ask_for(graphs):
     assert counts[INT8]["left_fp32"] == 0
     assert counts[INT8]["quantized_embeddings"] == 1  # the words
     assert counts[FULL_INT8]["quantized_embeddings"] == 2  # traced, positions are looked up too
-    assert counts[FUSED]["fused_attention"] == LAYERS
+    assert counts[FUSED]["fused_attention"] == counts[FUSED]["fused_activation"] == LAYERS
     assert counts[FP32]["nodes"] < counts[FULL]["nodes"] / 2
     assert (counts[INT8]["cls_only"], counts[FULL_INT8]["cls_only"]) == (True, False)
 
 
-def test_all_attentions_of_the_full_graph_are_fused(graphs, tmp_path):
-    counts = fuse_graph(graphs / FULL, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=LAYERS)
+def test_all_attentions_of_the_full_graph_are_fused(checkpoint, graphs, tmp_path):
+    counts = fuse_graph(graphs / FULL, tmp_path / "f.onnx", shape=shape(checkpoint), attentions=LAYERS)
     assert counts.fused_attention == LAYERS
 
 
-def test_a_graph_that_does_not_fuse_as_asked_is_an_error(graphs, tmp_path):
+def test_a_graph_that_does_not_fuse_as_asked_is_an_error(checkpoint, graphs, tmp_path):
     with pytest.raises(GraphError, match="3 attentions were fused, 2 were asked for"):
-        fuse_graph(graphs / FULL, tmp_path / "f.onnx", heads=4, hidden_size=32, attentions=2)
+        fuse_graph(graphs / FULL, tmp_path / "f.onnx", shape=shape(checkpoint), attentions=2)
 
 
 def test_int8_scores_do_not_depend_on_company_order_or_threads(checkpoint, graphs, lists):
@@ -223,7 +231,7 @@ def test_what_the_builder_does_not_know_is_refused(checkpoint, tmp_path):
 
 
 def test_graphs_are_reproducible(checkpoint, graphs, tmp_path):
-    trace_graph(checkpoint, tmp_path / "traced.onnx", opset=18)
+    trace_graph(checkpoint, tmp_path / "traced.onnx", cls_only=False, opset=18)
     write_bert_graph(checkpoint, tmp_path / "built.onnx", cls_only=True, opset=18)
     for name, again in ((FULL, "traced.onnx"), (FP32, "built.onnx")):
         assert (tmp_path / again).read_bytes() == (graphs / name).read_bytes()

@@ -1,0 +1,66 @@
+"""The stages that gather what is trained on beside the labels: embeddings, and unlabelled pairs with their scores."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from distill import models
+from distill.records import RankingData
+from distill.schema import Config, Draw
+from distill.stages import Built, Stage, Store
+from export.runtime.tokens import PairEncoder
+
+# Raised when a stage's code changes what it writes: everything made by the older code is then made again.
+VERSIONS = {"embeddings": 1, "augment": 1}
+EMBEDDED_TOKENS = 256  # of a text; what all-MiniLM-L6-v2 reads
+
+
+def embeddings(store: Store, data: Built, source: Path) -> Built:
+    """Return the data set's texts embedded by the teacher's encoder before it was tuned."""
+    libraries = ("torch", "transformers")
+    options, files = {"max_length": EMBEDDED_TOKENS}, models.fingerprint(source)
+    stage = Stage("embeddings", VERSIONS["embeddings"], options, {"data": data.key}, files, libraries)
+
+    def build(out: Path) -> None:
+        from distill import embedding
+
+        embedding.write(RankingData.open(data.folder), source, EMBEDDED_TOKENS, out)
+
+    return store.get(stage, build)
+
+
+def longest(config: Config) -> int:
+    """Return the most tokens of a pair that any model of the experiment reads."""
+    return max(config.teacher.max_length, config.student.max_length)
+
+
+def augment(
+    store: Store, config: Config, counts: Draw, data: Built, tokens: Built, embedded: Built | None, source: Path
+) -> Built:
+    """Return unlabelled pairs of the training queries, and of queries made of the data's texts.
+
+    `embedded` is None where nothing is drawn by embedding.
+    """
+    inputs = {"tokens": tokens.key}
+    if embedded is not None:
+        inputs["embeddings"] = embedded.key
+    options = {each.name: getattr(counts, each.name) for each in fields(Draw)}
+    stage = Stage(
+        "augment", VERSIONS["augment"], options, inputs, libraries=("numpy", "bm25s"), title="unlabelled pairs"
+    )
+
+    def build(out: Path) -> None:
+        from distill import augment as augment_
+        from distill import embedding
+
+        augment_.write(
+            RankingData.open(data.folder),
+            counts,
+            PairEncoder.load(source, longest(config)),
+            embedding.read(embedded.folder) if embedded is not None else None,
+            lambda texts: embedding.embed(texts, source, EMBEDDED_TOKENS, "embed made queries"),
+            out,
+        )
+
+    return store.get(stage, build)

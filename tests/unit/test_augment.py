@@ -1,0 +1,203 @@
+"""Unlabelled pairs: where they come from, that none is known already, and what becomes of hard negatives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill import augment, schema, tokens
+from distill.cli import convert
+from distill.data.beir import prepare
+from distill.errors import ConfigError
+from distill.lessons import Lessons, join, label_hard_negatives
+from distill.records import UNKNOWN, RankingData, Split
+from distill.schema import Draw
+from distill.tokens import PairTokens, TokenTable
+from export.runtime.tokens import PairEncoder
+
+WIDTH = 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, beir):
+    folder = tmp_path_factory.mktemp("data")
+    prepare(beir, folder, name="things", relevant=1, candidates=10, dev_fraction=0.1, seed=0)
+    return RankingData.open(folder)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, data, encoder):
+    folder = tmp_path_factory.mktemp("tokens")
+    tokens.write(data, PairEncoder.load(encoder, 24), folder)
+    return TokenTable.open(folder)
+
+
+def unit(rows, seed):
+    vectors = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, data, encoder):
+    folder = tmp_path_factory.mktemp("drawn")
+    counts = Draw(bm25=3, embedding=4, random=5, item_queries=6, crossed_queries=7)
+    vectors = unit(len(data.queries), 1), unit(len(data.items), 2)
+    embed = lambda texts: unit(len(texts), 3)  # noqa: E731
+    augment.write(data, counts, PairEncoder.load(encoder, 24), vectors, embed, folder)
+    return folder, vectors
+
+
+def test_no_pair_is_known_or_drawn_twice(data, drawn):
+    judged = {(q, i) for q, i in zip(data.splits["train"].pair_query(), data.splits["train"].item, strict=True)}
+    split = Split.open(drawn[0] / augment.PAIRS)
+    found = list(zip(split.pair_query(), split.item, strict=True))
+    assert len(found) == len(set(found)) > 0
+    assert not judged & set(found)
+    assert (split.grade == UNKNOWN).all()
+
+
+def test_dev_and_test_queries_get_none(data, drawn):
+    rows = set(Split.open(drawn[0] / augment.PAIRS).query.tolist())
+    assert set(data.splits["train"].query.tolist()) < rows
+    held_out = {*data.splits["dev"].query.tolist(), *data.splits["test"].query.tolist()}
+    assert not rows & held_out
+
+
+def test_counts_are_what_was_asked_for(data, drawn):
+    summary = json.loads((drawn[0] / "summary.json").read_text())
+    queries = summary["queries"] + summary["made_queries"]
+    assert summary["made_queries"] == len(augment.read_vectors(drawn[0])) > 7
+    assert summary["pairs"]["embedding"] == 4 * queries
+    assert summary["pairs"]["random"] == 5 * queries
+    assert 0 < summary["pairs"]["bm25"] <= 3 * queries
+
+
+def test_embedding_neighbours_are_the_nearest_left(data, drawn):
+    folder, (queries, items) = drawn
+    split = Split.open(folder / augment.PAIRS)
+    known = {q: set() for q in split.query.tolist()}
+    train = data.splits["train"]
+    for q, i in zip(train.pair_query(), train.item, strict=True):
+        known[q].add(i)
+    for number, row in enumerate(train.query):
+        own = split.item[split.offsets[number] : split.offsets[number + 1]].tolist()
+        order = [i for i in np.argsort(-(items @ queries[row]), kind="stable").tolist() if i not in known[row]]
+        text = data.queries.texts([row])[0]
+        lexical = own[: len(own) - 4 - 5]
+        assert all(set(text.split()) & set(data.items.texts([i])[0].split()) for i in lexical)
+        assert own[len(lexical) : -5] == [i for i in order if i not in lexical][:4]
+
+
+def test_made_queries_have_their_tokens(data, drawn, table, encoder):
+    pairs = augment.open_pairs(drawn[0], table, PairEncoder.load(encoder, 24))
+    from distill.records import TextTable
+
+    texts = TextTable.open(drawn[0] / augment.QUERIES).texts()
+    row = len(data.queries) + 2
+    expected = PairEncoder.load(encoder, 24).ids([texts[2]])[0]
+    assert pairs.table.queries[row].tolist() == expected.tolist()
+    assert pairs.table.queries[0].tolist() == table.queries[0].tolist()
+
+
+def test_made_queries_are_of_the_datas_words_and_lengths(data):
+    counts = Draw(item_queries=10, crossed_queries=10)
+    made = augment.make_queries(data, counts, np.random.default_rng(0))
+    own = [text.split() for text in data.queries.texts(data.splits["train"].query)]
+    starts = {text[: len(query)] for text in data.items.texts() for query in made if text.startswith(query)}
+    crossed = [query for query in made if query not in starts]
+    assert len(starts) > 0
+    assert len(crossed) > 0
+    halves = [(w[: (len(w) + 1) // 2], w[(len(w) + 1) // 2 :]) for w in own]
+    for query in crossed:
+        words = query.split()
+        assert any(words[: len(one)] == one and words[len(one) :] == two for one, _ in halves for _, two in halves)
+    assert made == augment.make_queries(data, counts, np.random.default_rng(0))
+
+
+@st.composite
+def two_splits(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+
+    def split(queries):
+        sizes = rng.integers(1, 5, len(queries))
+        count = int(sizes.sum())
+        offsets = np.r_[0, np.cumsum(sizes)].astype(np.int64)
+        items = rng.permutation(100)[:count].astype(np.int32)
+        return Split(np.array(queries, dtype=np.int32), offsets, items, rng.integers(0, 3, count).astype(np.int32))
+
+    own = rng.permutation(12)[: draw(st.integers(1, 6))].tolist()
+    other = rng.permutation(12)[: draw(st.integers(1, 6))].tolist()
+    return split(own), split(other)
+
+
+@settings(max_examples=100, deadline=None)
+@given(two_splits())
+def test_joined_lists_are_the_lists_of_both(pair):
+    one, other = pair
+    joined, order = join(one, other)
+    expected: dict[int, list] = {}
+    for split in pair:
+        for q, i, g in zip(split.pair_query().tolist(), split.item.tolist(), split.grade.tolist(), strict=True):
+            expected.setdefault(q, []).append((i, g))
+    assert joined.query.tolist() == list(expected)
+    found = list(zip(joined.pair_query().tolist(), joined.item.tolist(), joined.grade.tolist(), strict=True))
+    assert found == [(q, i, g) for q, rows in expected.items() for i, g in rows]
+    assert np.concatenate([one.item, other.item])[order].tolist() == joined.item.tolist()
+
+
+def lists(rows):
+    """Return a split of [(query, [(item, grade)...])]."""
+    sizes = [len(pairs) for _, pairs in rows]
+    flat = [pair for _, pairs in rows for pair in pairs]
+    columns = (np.array([query for query, _ in rows]), np.r_[0, np.cumsum(sizes)], *np.array(flat).T)
+    query, offsets, item, grade = columns
+    return Split(query.astype(np.int32), offsets.astype(np.int64), item.astype(np.int32), grade.astype(np.int32))
+
+
+def test_hard_negatives_stay_a_margin_below_the_least_relevant():
+    judged = lists([(0, [(1, 2), (2, 0), (3, 1)]), (1, [(1, 1)])])
+    drawn = lists([(0, [(n, -1) for n in range(10, 16)]), (7, [(20, -1)])])
+    judged_scores = np.array([9.0, 8.9, 5.0, 4.0], dtype=np.float32)
+    drawn_scores = np.array([8.0, 4.5, 3.0, 2.9, -1.0, 2.0, 0.0], dtype=np.float32)
+    grades = label_hard_negatives(judged, judged_scores, drawn, drawn_scores, 1, count=2, margin=2.0)
+    assert grades.tolist() == [-1, -1, 0, 0, -1, -1, -1]  # at most 5 - 2; made queries have no positive
+    none = label_hard_negatives(judged, judged_scores, drawn, drawn_scores, 1, count=0, margin=2.0)
+    assert set(none.tolist()) == {-1}
+
+
+def test_lessons_keep_each_pairs_score(data, drawn, table, encoder):
+    pair_encoder = PairEncoder.load(encoder, 24)
+    judged = PairTokens(data.splits["train"], table, pair_encoder)
+    more = augment.open_pairs(drawn[0], table, pair_encoder)
+    value = lambda pairs: (pairs.query * 1000.0 + pairs.split.item).astype(np.float32)  # noqa: E731
+    both = Lessons(judged, value(judged)).with_drawn(Lessons(more, value(more)), 1, hard_negatives=1, margin=0.0)
+    assert len(both.pairs) == len(judged) + len(more)
+    assert (both.scores == value(both.pairs)).all()
+    assert (both.pairs.split.grade == 0).sum() > (judged.split.grade == 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["augment=neighbours", "augment.bm25=-1"], "augment.bm25=-1"),
+        (["augment=neighbours", "augment.bm25=0", "augment.embedding=0", "augment.random=0"], "at least one must draw"),
+        (["augment=neighbours", "loss=labels"], "augment.hard_negatives=0"),
+        (["augment=neighbours", "teacher=cross_encoder"], "augment.embedding=20"),
+        (["warm=similarity", "teacher=cross_encoder"], "warm=similarity"),
+        (["warm=similarity", "warm.scale=0"], "warm.scale=0"),
+        (["warm=similarity", "warm.pairs.random=-2"], "warm.pairs.random=-2"),
+        (["warm=similarity", "warm.fit.epochs=0"], "warm.fit.epochs=0"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(wrong, told):
+    schema.register()
+    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
+        composed = compose("config", wrong)
+    with pytest.raises(ConfigError) as refused:
+        convert(composed)
+    assert told in str(refused.value)
