@@ -71,7 +71,8 @@ def masked_scores(model: BertForSequenceClassification, inputs: Mapping[str, Ten
     tables, tokens = bert.embeddings, inputs["input_ids"].shape[1]
     words = tables.word_embeddings(inputs["input_ids"]) + tables.token_type_embeddings(inputs["token_type_ids"])
     hidden = _norm(tables.LayerNorm, words + tables.position_embeddings.weight[:tokens], stream)
-    padding = (1 - inputs["attention_mask"][:, None, None]) * torch.finfo(hidden.dtype).min
+    there = inputs["attention_mask"][:, None, None].bool()
+    padding = torch.zeros_like(there, dtype=hidden.dtype).masked_fill(~there, torch.finfo(hidden.dtype).min)
     last = len(bert.encoder.layer) - 1
     for number, layer in enumerate(bert.encoder.layer):
         rows = hidden[:, :1] if number == last else hidden

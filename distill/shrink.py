@@ -35,6 +35,13 @@ class Parts:
     neurons: Int64
     pooled: Int64
 
+    @classmethod
+    def all(cls, width: Width, layers: int) -> Parts:
+        """Return everything there is."""
+        stream, neurons = np.arange(width.hidden_size), np.arange(width.intermediate_size)
+        every = np.tile(stream, (layers, 1))
+        return cls(hidden=stream, products=every, values=every, neurons=np.tile(neurons, (layers, 1)), pooled=stream)
+
 
 def choose_parts(importance: Importance, width: Width) -> Parts:
     """Return the most important parts: in each layer the heads, then in each head its dimensions.

@@ -63,7 +63,7 @@ def validate_states(config: Config, teacher: Mapping[str, Any]) -> None:
     layers = config.student.layers if isinstance(config.student.layers, int) else len(config.student.layers)
     found = [*problems(terms, Shape(layers, width.hidden_size, width.heads), theirs)]
     for name, term in terms.items():
-        if isinstance(term, Embedding) and freezes(config.train, width, Width.of(teacher)):
+        if isinstance(term, Embedding) and freezes(config.train, width.hidden_size, theirs.hidden_size):
             given = config.train.freeze_embeddings
             found.append(problem("train.freeze_embeddings", given, f"false with loss.terms.{name}, which trains them"))
     if found:

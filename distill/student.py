@@ -17,10 +17,12 @@ from distill import word_table
 from distill.device import Device
 from distill.imitation import imitating, unscored
 from distill.importance import measure
+from distill.models import read_config
 from distill.objective import weighted_loss
 from distill.pruning import Rivals
+from distill.refit import refit
 from distill.schema import Student, Term, Train
-from distill.shrink import choose_parts, cut
+from distill.shrink import Parts, choose_parts, cut
 from distill.state_terms import score_terms, state_terms
 from distill.states import every_token
 from distill.teacher import copy_tokenizer
@@ -52,29 +54,44 @@ def build_student(teacher: Path, layers: Sequence[int], attention: str) -> BertF
     return model
 
 
-def narrowed(
-    model: BertForSequenceClassification,
-    width: Width,
+def initial_student(
+    teacher: Path,
+    layers: Sequence[int],
     pairs: PairTokens,
     teacher_scores: Float32,
     student: Student,
+    attention: str,
     seed: int,
 ) -> BertForSequenceClassification:
-    """Return what is most important of a model, that much of it.
+    """Return a student as its training begins: cut out of the teacher, its weights fitted to the teacher's states.
 
     Args:
-        model: of all widths of the teacher's.
-        width: what is to be left.
-        pairs: the training pairs, some of which tell what is important.
+        teacher: its folder.
+        layers: the teacher's layers that the student takes.
+        pairs: the training pairs, some of which tell what is important and what to fit to.
         teacher_scores: the teacher's logits of them, float32 [pairs].
-        student: how that is measured.
+        student: its options.
+        attention: transformers' name of its implementation.
         seed: of which pairs.
     """
-    log.info("student: keeping of its width what is most important by %s", student.importance)
-    importance = measure(
-        model, pairs, teacher_scores, criterion=student.importance, count=student.importance_pairs, seed=seed
-    )
-    return cut(model, choose_parts(importance, width), width)
+    model = build_student(teacher, layers, attention)
+    whole = Width.of(model.config.to_dict())
+    width = student_width(student, whole)
+    parts = Parts.all(whole, len(layers))
+    if width != whole:
+        log.info("student: keeping of its width what is most important by %s", student.importance)
+        importance = measure(
+            model, pairs, teacher_scores, criterion=student.importance, count=student.importance_pairs, seed=seed
+        )
+        parts = choose_parts(importance, width)
+        model = cut(model, parts, width)
+    original = load_ranker(str(teacher), cls_only=False, attention=attention)
+    if student.refit_pairs and (width != whole or len(layers) < original.config.num_hidden_layers):
+        log.info("student: fitting its weights to the teacher's states")
+        count = min(student.refit_pairs, len(pairs))
+        rows = np.random.default_rng(seed).choice(len(pairs), count, replace=False)
+        refit(model, original, layers, parts, pairs, rows[np.argsort(pairs.lengths[rows], kind="stable")])
+    return model
 
 
 def write(
@@ -114,12 +131,9 @@ def write(
     """
     device = Device.resolve(train)
     set_seed(seed)
-    model = build_student(teacher, layers, device.attention)
-    teacher_width = Width.of(model.config.to_dict())
-    width = student_width(student, teacher_width)
-    if width != teacher_width:
-        model = narrowed(model, width, pairs, teacher_scores, student, seed)
-    train = replace(train, freeze_embeddings=freezes(train, width, teacher_width))
+    model = initial_student(teacher, layers, pairs, teacher_scores, student, device.attention, seed)
+    theirs = read_config(teacher)["hidden_size"]
+    train = replace(train, freeze_embeddings=freezes(train, model.config.hidden_size, theirs))
     if student.vocabulary.min_count is not None:
         config = model.config
         kept = choose(student.vocabulary, teacher, pairs, dev, size=config.vocab_size, width=config.hidden_size)

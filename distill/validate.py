@@ -114,6 +114,7 @@ RULES: dict[type, Sequence[Rule]] = {
     Student: [
         ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
         ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
+        ("refit_pairs", *at_least(0)),
     ],
     Draw: [
         ("bm25", *at_least(0)), ("embedding", *at_least(0)), ("random", *at_least(0)), ("item_queries", *at_least(0)),

@@ -56,13 +56,13 @@ def head_counts(hidden_size: int, teacher: Width) -> list[int]:
     ]
 
 
-def freezes(train: Train, width: Width, teacher: Width) -> bool:
+def freezes(train: Train, hidden_size: int, teacher_hidden_size: int) -> bool:
     """Return whether a student's embeddings stay as they are: where not told, if they are the teacher's own.
 
     Those of a narrower student are parts of the teacher's, whose LayerNorm saw all of it: they have to learn.
     """
     if train.freeze_embeddings is None:
-        return width.hidden_size == teacher.hidden_size
+        return hidden_size == teacher_hidden_size
     return train.freeze_embeddings
 
 

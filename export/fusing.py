@@ -16,6 +16,7 @@ from optimum.exporters.tasks import TasksManager
 from export.cls_only import load_ranker
 from export.errors import GraphError
 from export.graph import NodeCounts, count_nodes
+from export.traceable import TraceableClsOnlyBert
 
 
 def trace_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) -> None:
@@ -32,7 +33,9 @@ def trace_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) ->
         GraphError: if the graph takes other inputs than a cross-encoder's.
     """
     # with sdpa attention: of eager attention onnxruntime fuses nothing
-    model = load_ranker(str(checkpoint), cls_only=cls_only)
+    model = load_ranker(str(checkpoint), cls_only=False)
+    if cls_only:
+        model = TraceableClsOnlyBert.of(model)
     config = TasksManager.get_exporter_config_constructor(
         "onnx", model=model, task="text-classification", library_name="transformers"
     )(model.config)

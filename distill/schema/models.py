@@ -72,6 +72,7 @@ class Student:
     intermediate_size: int | None = None
     importance: str = "fisher"
     importance_pairs: int = 512
+    refit_pairs: int = 512
     max_length: int = MISSING
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     fit: Fit = field(default_factory=Fit)

@@ -18,6 +18,7 @@ MISTAKES = {
     "budget.require=['recall >= 1']": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
     "budget.confidence=2": "budget: confidence: 2.0; a number between 0.5 and 1",
     "student.layrs=3": "layrs",
+    "student.fit.batch_tokens=60": "student.fit.batch_tokens=60: allowed is a number >= ",
     "student.layers=99": "student.layers=99: allowed is 1 to",
     "student.layers=abc": "student.layers=abc: allowed is a number of layers",
     "student.layers=[1,0]": "student.layers=[1, 0]: allowed is",

@@ -178,7 +178,8 @@ def test_weight8_scores_do_not_depend_on_company_and_are_close_to_fp32(graphs, e
     shared = PairScorer(graphs.folder / WEIGHT8, encoder, 2, batch=4).score(pairs[0], pairs[1:])
     np.testing.assert_allclose(shared, alone, atol=1e-6)
     fp32 = BatchScorer(graphs.folder / FP32, encoder, 1).score(pairs[0], pairs[1:])
-    assert 0 < np.abs(alone - fp32).max() < np.ptp(fp32) / 20
+    assert np.abs(alone - fp32).max() > 0
+    assert np.corrcoef(alone, fp32)[0, 1] > 0.99
 
 
 def test_fused_int8_holds_what_was_asked_for(graphs, encoder, pairs):
@@ -195,7 +196,14 @@ def test_fused_int8_holds_what_was_asked_for(graphs, encoder, pairs):
 
 def test_int8_comes_closer_to_fp32_when_evened(graphs, encoder, pairs, feeds, tmp_path_factory):
     model = onnx.load(graphs.folder / FP32)
-    poisoned_remedies(model, feeds, None, 0)
+    part = "bert.encoder.layer.0.attention"
+    for tensor in model.graph.initializer:  # one channel of the values 300 times as large, which fp32 does not notice
+        values, factor = numpy_helper.to_array(tensor).copy(), np.float32(300)
+        if tensor.name in (f"{part}.self.value.weight", f"{part}.self.value.bias"):
+            values[..., 7] *= factor
+        elif tensor.name == f"{part}.output.dense.weight":
+            values[7] /= factor
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     folder = tmp_path_factory.mktemp("evened")
     onnx.save(model, folder / FP32)
     onnx.save(onnx.load(graphs.folder / FULL), folder / FULL)

@@ -91,14 +91,14 @@ def test_masks_of_ones_change_nothing():
     torch.testing.assert_close(found, scores(bert(kind=BertForSequenceClassification)), rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from([(16, 4), (8, 2), (8, 4), (12, 3), (12, 4), (4, 1), (6, 3), (2, 2), (1, 1)]),
     st.integers(1, NEURONS),
     st.integers(0, 999),
 )
 def test_a_cut_model_scores_as_the_masked_one(shape, neurons, seed):
-    """Masks of 0 take parts out of every product and of LayerNorm's statistics: an independent way to the same scores."""
+    """Masks of 0 take parts out of every product and of LayerNorm's statistics: another way to the same scores."""
     width, model = Width(*shape, neurons), bert()
     parts = choose_parts(random_importance(np.random.default_rng(seed)), width)
     narrow = cut(model, parts, width)
@@ -110,18 +110,18 @@ def test_a_cut_model_scores_as_the_masked_one(shape, neurons, seed):
 def test_what_nothing_reads_is_cut_without_a_trace():
     """A narrow model, written twice into a wide one: LayerNorm's statistics are the same over one half as over both.
 
-    Nothing reads the second half of the stream, of the heads, of the neurons and of the pooled, so cut off it leaves the
-    narrow model's own weights and scores.
+    Nothing reads the second half of the stream, of the heads, of the neurons and of the pooled, so cutting it off
+    leaves the narrow model's own weights and scores.
     """
     config = bert().config.to_dict() | {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
     torch.manual_seed(3)
     narrow, wide = ClsOnlyBert(BertConfig(**config, attn_implementation="eager")).eval(), bert()
     state = {}
     for name, value in narrow.state_dict().items():
-        value = torch.cat([value, value]) if value.shape[0] in (8, 12) else value
+        twice = torch.cat([value, value]) if value.shape[0] in (8, 12) else value
         if value.ndim == 2:  # embeddings are written twice, all other columns read the first half
-            value = torch.cat([value, value if "embeddings" in name else torch.zeros_like(value)], dim=1)
-        state[name] = value
+            twice = torch.cat([twice, twice if "embeddings" in name else torch.zeros_like(twice)], dim=1)
+        state[name] = twice
     wide.load_state_dict(state)
     torch.testing.assert_close(scores(wide), scores(narrow), rtol=1e-4, atol=1e-5)
     falling = {name: -np.arange(value.size).reshape(value.shape) for name, value in vars(magnitude(wide)).items()}
@@ -172,7 +172,7 @@ PARTS = [("hidden", (3,)), ("heads", (0, 2)), ("products", (0, 5)), ("values", (
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
-def test_fisher_is_the_mean_square_of_finite_differences_of_margins(name, part):
+def test_fisher_is_the_sum_of_squares_of_finite_differences_of_margins(name, part):
     model, pairs = bert().double(), Pairs()
     slope = (wiggled(model, name, part, 1e-4) - wiggled(model, name, part, -1e-4)) / 2e-4
     # each query's 8 candidates are one group; half the mean over ordered couples is the sum around the group's mean
@@ -210,7 +210,7 @@ def test_taylor_sees_nothing_in_a_model_that_equals_its_teacher_and_fisher_does(
 def test_magnitude_is_the_norm_of_what_goes():
     model = bert()
     layer = model.bert.encoder.layer[1]
-    into, out = layer.intermediate.dense.weight[4], layer.output.dense.weight[:, 4]
+    into, out = layer.intermediate.dense.weight[4].detach(), layer.output.dense.weight[:, 4].detach()
     assert magnitude(model).neurons[1, 4] == pytest.approx(float(into.norm() * out.norm()), rel=1e-5)
     with torch.no_grad():
         layer.output.dense.weight[:, 4] = 0
@@ -224,8 +224,8 @@ def test_what_goes_into_nothing_is_worth_nothing(criterion):
         model.bert.encoder.layer[0].output.dense.weight[:, 7] = 0
         model.classifier.weight[0, 3] = 0
     found = measure(model, Pairs(), np.zeros(48, np.float32), criterion=criterion, count=48, seed=0)
-    assert found.neurons[0].argmin() == 7 and found.neurons[0, 7] == 0
-    assert found.pooled.argmin() == 3 and found.pooled[3] == 0
+    assert (found.neurons[0] == 0).nonzero()[0].tolist() == [7]
+    assert (found.pooled == 0).nonzero()[0].tolist() == [3]
 
 
 def test_importance_hangs_on_the_seed_and_on_no_number_of_threads():
@@ -246,7 +246,8 @@ def test_importance_hangs_on_the_seed_and_on_no_number_of_threads():
 def test_a_cut_checkpoint_is_an_ordinary_one(tmp_path):
     width = Width(8, 2, 12)
     narrow = cut(bert(), choose_parts(fisher(bert(), Pairs(), 48, 0), width), width)
-    assert isinstance(narrow, ClsOnlyBert) and not narrow.training
+    assert isinstance(narrow, ClsOnlyBert)
+    assert not narrow.training
     assert narrow.config._attn_implementation == "eager"
     save_ranker(narrow, str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
