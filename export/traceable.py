@@ -21,7 +21,8 @@ class TraceableClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
         """Return one with the weights of an ordinary model, in evaluation mode."""
         short = cls(model.config)
         short.load_state_dict(model.state_dict())
-        return short.eval()
+        short.eval()
+        return short
 
     def forward(
         self,

@@ -24,7 +24,12 @@ FONT_SIZE = 11
 # letters stay text in the page's font
 DRAWING = {"svg.fonttype": "none", "text.parse_math": False, "font.size": FONT_SIZE}
 DIRECTIONS = 24  # in which a place for a name is looked for
-MARKERS = {("pytorch", "fp32"): "o", ("onnxruntime", "fp32"): "s", ("onnxruntime", "int8"): "D", ("onnxruntime", "weight8"): "p"}
+MARKERS = {
+    ("pytorch", "fp32"): "o",
+    ("onnxruntime", "fp32"): "s",
+    ("onnxruntime", "int8"): "D",
+    ("onnxruntime", "weight8"): "p",
+}
 # colours that are nowhere else in a drawing; the page's style says what they are in light and in dark
 INK, MUTED, GRID, TEACHER, STUDENT, OTHER = (f"#00000{i}" for i in range(1, 7))
 STYLE_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", TEACHER: "teacher", STUDENT: "student", OTHER: "other"}

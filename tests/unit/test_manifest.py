@@ -48,7 +48,8 @@ def test_the_machines_own_abilities_are_asked_when_none_are_given(bundle, monkey
 
 def test_a_variant_is_taken_by_name(bundle):
     manifest = Manifest.read(bundle)
-    assert {manifest.variant(each.name).file for each in OFFERED} == {each.file for each in OFFERED}
+    made = [each for each in OFFERED if each.name != "weight8"]  # which is made instead of int8
+    assert {manifest.variant(each.name).file for each in made} == {each.file for each in made}
     with pytest.raises(BundleError, match=r"has no variant fp16; it has qint8_avx512_vnni, .*fp32"):
         manifest.variant("fp16")
 
