@@ -1,10 +1,11 @@
-"""The stages that gather what is trained on beside the labels: embeddings, and unlabelled pairs with their scores."""
+"""The stages that gather what is trained on beside the labels: embeddings, unlabelled pairs, a student's own texts."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
+from distill import inputs as inputs_
 from distill import models
 from distill.records import RankingData
 from distill.schema import Config, Draw
@@ -12,7 +13,7 @@ from distill.stages import Built, Stage, Store
 from export.runtime.tokens import PairEncoder
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"embeddings": 1, "augment": 1}
+VERSIONS = {"embeddings": 1, "augment": 1, "inputs": 1}
 EMBEDDED_TOKENS = 256  # of a text; what all-MiniLM-L6-v2 reads
 
 
@@ -62,5 +63,37 @@ def augment(
             lambda texts: embedding.embed(texts, source, EMBEDDED_TOKENS, "embed made queries"),
             out,
         )
+
+    return store.get(stage, build)
+
+
+def inputs(store: Store, config: Config, data: Built, teacher: Built) -> Built:
+    """Return the data set as a student reads it that reads less of an item than its teacher."""
+    asked = config.student.input
+    options, depends = asdict(asked), {"data": data.key}
+    libraries: tuple[str, ...] = ()
+    by_gradient = asked.words is not None and asked.keep == "gradient"
+    if by_gradient:
+        options |= {"max_length": config.teacher.max_length, "seed": config.seed}
+        depends["teacher"] = teacher.key
+        libraries = ("torch", "transformers", "tokenizers")
+    stage = Stage(
+        "inputs", VERSIONS["inputs"], options, depends, libraries=libraries, title="items as the student reads them"
+    )
+
+    def build(out: Path) -> None:
+        records = RankingData.open(data.folder)
+        weights: inputs_.Weights = ({}, 0.0)  # all are equal, and of equals the first are kept
+        if by_gradient:
+            from distill import salience
+            from export.cls_only import load_ranker
+
+            model = load_ranker(str(teacher.folder), cls_only=False)
+            weights = salience.measure(
+                model, teacher.folder, config.teacher.max_length, records, asked.pairs, config.seed
+            )
+        elif asked.keep == "idf":
+            weights = inputs_.idf(inputs_.field_texts(records.items, asked.fields))
+        inputs_.write(data.folder, asked, weights, out)
 
     return store.get(stage, build)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 1, "tokens": 1, "warm": 1, "teacher": 1, "scores": 1, "student": 1, "graphs": 4}
+VERSIONS = {"data": 2, "tokens": 1, "warm": 1, "teacher": 1, "scores": 1, "student": 1, "graphs": 4}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -175,6 +175,7 @@ def student(
     """Return the student's checkpoint; `drawn` are unlabelled pairs and the teacher's scores of them."""
     terms = {name: asdict(term) for name, term in config.loss.terms.items() if term.weight > 0}
     options = asdict(config.student) | {"terms": terms, "train": asdict(config.train), "seed": config.seed}
+    del options["input"]  # the tokens are of what it reads
     inputs = {"tokens": tokens.key, "teacher": teacher.key, "scores": scores.key}
     if drawn is not None:
         inputs |= {"drawn": drawn[0].key, "drawn scores": drawn[1].key}

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill import models
+from distill.inputs import WHOLE, Read, shortener_of
 from distill.records import RankingData
 from distill.schema import Config, EncoderTeacher, FusedInt8, Int8, Quantize, Weight8
 from distill.stages import Built, Stage, Store
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, WEIGHT8
-from export.host import describe_host
+from export.host import describe_host, has_bf16
 from export.measure.systems import System
 from export.runtime.processor import abilities
 from export.runtime.threads import available_cores
 from export.variants import Offered, offered, served_int8
+
+log = logging.getLogger(__name__)
 
 RUNTIME = ("onnxruntime", "tokenizers", "numpy")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"parity": 2, "baselines": 1, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
 COMPARED = (
     ("onnx", "pytorch"), ("full onnx", "onnx"), ("fused", "full onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
-    ("full int8", "full onnx"), ("weight8", "onnx"),
+    ("full int8", "full onnx"), ("weight8", "onnx"), ("openvino fp32", "onnx"), ("openvino bf16", "onnx"),
 )  # fmt: skip
 
 
 def systems(
     config: Config, teacher: Built, teacher_graphs: Built, student: Built, student_graphs: Built
 ) -> list[tuple[System, Built]]:
-    """Return the models of the table, the teacher in PyTorch first, each with the stage that made it."""
-    precisions = [("fp32", FP32), *_served(config.quantize)]
+    """Return the models of the table, the teacher in PyTorch first, each with the stage that made it.
+
+    What is served stands last of its model, after the second engine: page, objective and gate tell of that row.
+    """
+    if "openvino" in config.measure.engines and not has_bf16():
+        log.warning("openvino bf16 is left out: this processor does not multiply bf16 (avx512_bf16, amx_bf16)")
+    forms = [("openvino", precision, FP32) for precision in _openvino_precisions(config)]
+    forms += [("onnxruntime", precision, file) for precision, file in (("fp32", FP32), *_served(config.quantize))]
     teacher_size, student_size = models.count_parameters(teacher.folder), models.count_parameters(student.folder)
     length = config.teacher.max_length
     found = [(System("teacher", "pytorch", "fp32", teacher.folder, None, length, teacher_size), teacher)]
@@ -39,10 +49,24 @@ def systems(
         ("teacher", teacher, teacher_graphs, length, teacher_size),
         ("student", student, student_graphs, config.student.max_length, student_size),
     ):
-        for precision, file in precisions:
-            system = System(name, "onnxruntime", precision, model.folder, made.folder / file, max_length, size)
+        for engine, precision, file in forms:
+            system = System(name, engine, precision, model.folder, made.folder / file, max_length, size)
             found.append((system, made))
     return found
+
+
+def _openvino_precisions(config: Config) -> list[str]:
+    """Return the precisions that OpenVINO runs the fp32 graphs in; none where it is not asked for."""
+    if "openvino" not in config.measure.engines:
+        return []
+    return ["fp32", "bf16"] if has_bf16() else ["fp32"]
+
+
+def _of_engine(system: System) -> tuple[str, ...]:
+    """Return the libraries that a system's scores and times come from."""
+    if system.engine == "pytorch":
+        return ("torch", "transformers")
+    return (*RUNTIME, "openvino") if system.engine == "openvino" else RUNTIME
 
 
 def _served(quantize: Quantize) -> list[tuple[str, str]]:
@@ -55,9 +79,12 @@ def _served(quantize: Quantize) -> list[tuple[str, str]]:
 def parity(store: Store, config: Config, data: Built, model: Built, graphs: Built, name: str) -> Built:
     """Return the comparison of a model's forms on real dev pairs."""
     max_length = config.teacher.max_length if name == "teacher" else config.student.max_length
-    options = {"max_length": max_length, "queries": config.measure.parity_queries, "seed": config.seed}
+    options: dict[str, Any] = {"max_length": max_length, "queries": config.measure.parity_queries, "seed": config.seed}
     inputs = {"data": data.key, "graphs": graphs.key}
-    stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=RUNTIME, title=f"{name} parity")
+    libraries, openvino = RUNTIME, _openvino_precisions(config)
+    if openvino:
+        options["openvino"], libraries = openvino, (*RUNTIME, "openvino")
+    stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=libraries, title=f"{name} parity")
 
     def build(out: Path) -> None:
         from export.measure import parity as parity_
@@ -71,6 +98,9 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
             if (graphs.folder / file).is_file():
                 precision = next((each for each in ("int8", "weight8") if each in form), "fp32")
                 forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
+        for precision in openvino:
+            form, file = f"openvino {precision}", graphs.folder / FP32
+            forms[form] = System(name, "openvino", precision, model.folder, file, max_length, 0)
         references = [(form, other) for form, other in COMPARED if form in forms and other in forms]
         parity_.write(forms, references, list(records.lists(split)), split.grade, _share(config), out)
 
@@ -103,11 +133,9 @@ def predictions(store: Store, config: Config, data: Built, system: System, made:
         "graph": system.graph.name if system.graph else None,
         "max_length": system.max_length,
     }
-    libraries = RUNTIME if system.graph else ("torch", "transformers")
     inputs = {"data": data.key, "model": made.key}
-    stage = Stage(
-        "predictions", VERSIONS["predictions"], options, inputs, libraries=libraries, title=f"scores by {system.name}"
-    )
+    libraries, title = _of_engine(system), f"scores by {system.name}"
+    stage = Stage("predictions", VERSIONS["predictions"], options, inputs, libraries=libraries, title=title)
 
     def build(out: Path) -> None:
         from export.measure import predictions as predictions_
@@ -119,8 +147,8 @@ def predictions(store: Store, config: Config, data: Built, system: System, made:
     return store.get(stage, build)
 
 
-def latency(store: Store, config: Config, data: Built, systems: Sequence[tuple[System, Built]]) -> Built:
-    """Return the timings of all systems, interleaved."""
+def latency(store: Store, config: Config, reads: Mapping[str, Read], systems: Sequence[tuple[System, Built]]) -> Built:
+    """Return the timings of all systems, interleaved, each on what its model reads: `reads` is by model."""
     measure = config.measure
     options = {
         "split": measure.split,
@@ -132,18 +160,24 @@ def latency(store: Store, config: Config, data: Built, systems: Sequence[tuple[S
         "max_lengths": [system.max_length for system, _ in systems],
         "graphs": [system.graph.name if system.graph else None for system, _ in systems],
     }
+    data, student_data = reads["teacher"].data, reads["student"].data
     inputs = {"data": data.key} | {system.name: made.key for system, made in systems}
-    libraries = (*RUNTIME, "torch", "transformers")
+    if student_data.key != data.key:
+        inputs["student data"] = student_data.key
+    libraries = sorted({library for system, _ in systems for library in _of_engine(system)})
     stage = Stage("latency", VERSIONS["latency"], options, inputs, libraries=libraries, host=describe_host())
 
     def build(out: Path) -> None:
         from export.measure import latency as latency_
 
-        records = RankingData.open(data.folder)
-        split = records.splits[measure.split].sample(measure.latency_queries, config.seed)
+        lists = {}
+        for model, read in reads.items():
+            records = RankingData.open(read.data.folder)
+            split = records.splits[measure.split].sample(measure.latency_queries, config.seed)
+            lists[model] = list(records.lists(split))
         latency_.write(
             [system for system, _ in systems],
-            list(records.lists(split)),
+            lists,
             threads=_threads(config),
             rounds=measure.rounds,
             warmup=measure.warmup_queries,
@@ -165,8 +199,11 @@ def golden(store: Store, config: Config, data: Built, student: Built, graphs: Bu
 
         records = RankingData.open(data.folder)
         split = records.splits["dev"].sample(config.measure.parity_queries, config.seed)
+        shortener = shortener_of(data.folder)
+        whole = records.lists(split) if shortener is None else records.lists(split, WHOLE)
         golden_.write(
-            list(records.lists(split)),
+            list(whole),
+            shortener.shorten if shortener is not None else str,
             student.folder,
             graphs.folder,
             variants,

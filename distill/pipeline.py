@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import gathering, making, measuring, ranks
+from distill.inputs import Read, is_whole
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
 from distill.stages import Built, Store
@@ -35,26 +36,30 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
     scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
     drawn = _drawn(run_, store, config, data, tokens, teacher, source)
-    student = run_.keep("student", making.student(store, config, data, tokens, teacher, scores, drawn))
+    read = _student_read(run_, store, config, Read(data, tokens), teacher, source)
+    student = run_.keep("student", making.student(store, config, read.data, read.tokens, teacher, scores, drawn))
     ranks.part()
     if not ranks.is_first():
         return {}
     teacher_graphs = run_.keep("teacher graphs", making.graphs(store, config, data, teacher, "teacher"))
-    student_graphs = run_.keep("student graphs", making.graphs(store, config, data, student, "student"))
+    student_graphs = run_.keep("student graphs", making.graphs(store, config, read.data, student, "student"))
+    reads = {"teacher": Read(data, tokens), "student": read}
     systems = measuring.systems(config, teacher, teacher_graphs, student, student_graphs)
     parity = {
-        model: run_.keep(f"{model} parity", measuring.parity(store, config, data, made, graphs, model))
+        model: run_.keep(f"{model} parity", measuring.parity(store, config, reads[model].data, made, graphs, model))
         for model, made, graphs in (("teacher", teacher, teacher_graphs), ("student", student, student_graphs))
     }
     baselines = run_.keep("baselines", measuring.baselines(store, config, data, source))
     predictions = [
-        run_.keep(f"predictions {system.name}", measuring.predictions(store, config, data, system, made))
+        run_.keep(
+            f"predictions {system.name}", measuring.predictions(store, config, reads[system.model].data, system, made)
+        )
         for system, made in systems
     ]
-    latency = run_.keep("latency", measuring.latency(store, config, data, systems))
+    latency = run_.keep("latency", measuring.latency(store, config, reads, systems))
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
-        run_.keep(name, measure(store, config, data, student, student_graphs))
-    return run_.finish(Measured(data, systems, predictions, baselines, latency, parity))
+        run_.keep(name, measure(store, config, read.data, student, student_graphs))
+    return run_.finish(Measured(reads, systems, predictions, baselines, latency, parity))
 
 
 def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:
@@ -78,3 +83,11 @@ def _drawn(
     pairs = gathering.augment(store, config, counts, data, tokens, embedded, source)
     run.keep("unlabelled pairs", pairs)
     return pairs, run.keep("their scores", making.drawn_scores(store, config, data, tokens, teacher, pairs))
+
+
+def _student_read(run: Run, store: Store, config: Config, whole: Read, teacher: Built, source: Path) -> Read:
+    """Return what the student reads, which is what its teacher reads where nothing else is asked for."""
+    if is_whole(config.student.input):
+        return whole
+    data = run.keep("student input", gathering.inputs(store, config, whole.data, teacher))
+    return Read(data, run.keep("student tokens", making.tokens(store, config, data, source)))

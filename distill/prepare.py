@@ -42,14 +42,20 @@ def locate(data: Data) -> Source:
     return _hub(data)
 
 
-def templates(data: Data) -> dict[str, str]:
-    """Return how a query's and an item's text are put together, for those who have to do the same in production."""
+def templates(data: Data, fields: str) -> dict[str, str]:
+    """Return how a query's and an item's text are put together, for those who have to do the same in production.
+
+    Args:
+        data: where the texts come from.
+        fields: of an item that are read: "all", or the first one, its "title".
+    """
     if isinstance(data, SlateData):
-        what = "title (year) genres" if isinstance(data, MovieLensData) else "title text"
+        title, others = ("title (year)", "genres") if isinstance(data, MovieLensData) else ("title", "text")
+        what = title if fields == "title" else f"{title} {others}"
         query = f"profile. liked: title; title (the {data.liked_titles} liked last, newest first)"
         return {"query": query, "item": what}
     if isinstance(data, BeirData):
-        return {"query": "text", "item": "title text"}
+        return {"query": "text", "item": "title" if fields == "title" else "title text"}
     assert isinstance(data, HubData)
     columns = dict(data.columns)
     return {"query": columns["query"], "item": columns.get("items") or columns["positive"]}

@@ -53,15 +53,15 @@ class TextTable:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def texts(self, rows: Sequence[int] | Int32 | slice | None = None) -> list[str]:
-        """Return the texts of `rows` (all of them without rows)."""
-        column = self.table.column("text")
+    def texts(self, rows: Sequence[int] | Int32 | slice | None = None, column: str = "text") -> list[str]:
+        """Return the texts of `rows` (all of them without rows), which stand in a column of the table."""
+        texts = self.table.column(column)
         if rows is None:
-            return list(column.to_pylist())
+            return list(texts.to_pylist())
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
-            return list(column.slice(start, stop - start).to_pylist())
-        return list(column.take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist())
+            return list(texts.slice(start, stop - start).to_pylist())
+        return list(texts.take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist())
 
     def ids(self) -> list[str]:
         """Return every id, in row order."""
@@ -151,11 +151,11 @@ class RankingData:
             summary=json.loads((folder / layout.summary).read_text(encoding="utf-8")),
         )
 
-    def lists(self, split: Split) -> Iterator[tuple[str, list[str]]]:
-        """Yield each query's text and its candidates' texts."""
+    def lists(self, split: Split, column: str = "text") -> Iterator[tuple[str, list[str]]]:
+        """Yield each query's text and its candidates' texts, which stand in a column of the items."""
         for number, row in enumerate(split.query):
             items = split.item[split.offsets[number] : split.offsets[number + 1]]
-            yield self.queries.texts([int(row)])[0], self.items.texts(items)
+            yield self.queries.texts([int(row)])[0], self.items.texts(items, column)
 
 
 def _map(path: Path) -> pa.Table:
@@ -198,7 +198,8 @@ class ArrowWriter:
 
 
 TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
-ITEM_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("popularity", pa.int64())])
+# title: characters of the text that its first field has
+ITEM_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("popularity", pa.int64()), ("title", pa.int32())])
 PAIR_SCHEMA = pa.schema([("query", pa.int32()), ("item", pa.int32()), ("grade", pa.int32())])
 
 
@@ -231,9 +232,16 @@ class RankingWriter:
         self._counts = {split: {"queries": 0, "pairs": 0, "left_out": 0} for split in SPLITS}
         return self
 
-    def add_item(self, item_id: str, text: str, popularity: int = 0) -> int:
-        """Append an item; returns its row."""
-        return self._items.add(item_id, text, popularity)
+    def add_item(self, item_id: str, text: str, popularity: int = 0, title: int | None = None) -> int:
+        """Append an item; returns its row.
+
+        Args:
+            item_id: its id.
+            text: its fields, joined.
+            popularity: how often it was liked.
+            title: characters of its first field, with which the text begins; None where there is but one field.
+        """
+        return self._items.add(item_id, text, popularity, len(text) if title is None else title)
 
     def add_query(self, query_id: str, text: str) -> int:
         """Append a query; returns its row."""

@@ -17,9 +17,11 @@ import yaml
 
 from distill import baselines as baselines_
 from distill import prepare, ranks
-from distill.records import RankingData
-from distill.schema import Config
+from distill.inputs import Read, told
+from distill.records import RankingData, Split
+from distill.schema import Config, Input
 from distill.stages import Built
+from distill.tokens import TokenTable, pair_lengths
 from export import bundle as bundle_
 from export import gating
 from export.files import write_atomic
@@ -46,7 +48,7 @@ class Measured:
     """The stages that the trade-off is put together from.
 
     Attributes:
-        data: the data set.
+        reads: what each model reads, teacher and student; of the teacher it is the data set.
         systems: the models, the teacher in PyTorch first, each with the stage that made it.
         predictions: the scores by each of them.
         baselines: the scores by each baseline.
@@ -54,7 +56,7 @@ class Measured:
         parity: the comparisons of forms, by model.
     """
 
-    data: Built
+    reads: Mapping[str, Read]
     systems: Sequence[tuple[System, Built]]
     predictions: Sequence[Built]
     baselines: Built
@@ -135,7 +137,8 @@ class Run:
 
     def _tradeoff(self, measured: Measured) -> dict[str, Any]:
         measure = self.config.measure
-        records = RankingData.open(measured.data.folder)
+        data = measured.reads["teacher"].data
+        records = RankingData.open(data.folder)
         split = records.splits[measure.split]
         samples = latency_.read(measured.latency.folder)
         candidates = [
@@ -157,7 +160,7 @@ class Run:
         relevant = int(records.summary["relevant"])
         timed_split = split.sample(measure.latency_queries, self.config.seed)
         ids = records.queries.ids()
-        about = {"dataset": records.summary["name"], "fingerprint": measured.data.key, "split": measure.split}
+        about = {"dataset": records.summary["name"], "fingerprint": data.key, "split": measure.split}
         evaluation.write(
             self.folder / EVALUATION,
             candidates,
@@ -174,12 +177,13 @@ class Run:
             "format": FORMAT,
             "experiment": self.config.name,
             "dataset": records.summary["name"],
-            "fingerprint": measured.data.key,
+            "fingerprint": data.key,
             "licences": {
                 "data": self.config.data.licence or records.summary.get("licence"),
                 "teacher": self.config.teacher.licence,
             },
-            "templates": prepare.templates(self.config.data),
+            "templates": prepare.templates(self.config.data, self.config.student.input.fields),
+            "inputs": {model: self._input(model, read, split) for model, read in measured.reads.items()},
             "split": measure.split,
             "queries": len(split.query),
             "pairs": split.pairs,
@@ -200,6 +204,13 @@ class Run:
             "stages": {role: built.key for role, built in self._stages.items()},
             "seconds": {role: built.seconds for role, built in self._stages.items()},
         }
+
+    def _input(self, model: str, read: Read, split: Split) -> dict[str, Any]:
+        """Return what a model reads of an item, and the mean tokens of a pair of the measured split."""
+        max_length = getattr(self.config, model).max_length
+        lengths = pair_lengths(split, TokenTable.open(read.tokens.folder), max_length)
+        asked = self.config.student.input if model == "student" else Input()
+        return {"items": told(asked), "max_length": max_length, "tokens": float(lengths.mean())}
 
     def _graphs(self) -> list[dict[str, Any]]:
         found = []

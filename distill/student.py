@@ -85,9 +85,9 @@ def initial_student(
         )
         parts = choose_parts(importance, width)
         model = cut(model, parts, width)
-    original = load_ranker(str(teacher), cls_only=False, attention=attention)
-    if student.refit_pairs and (width != whole or len(layers) < original.config.num_hidden_layers):
+    if student.refit_pairs and (width != whole or len(layers) < read_config(teacher)["num_hidden_layers"]):
         log.info("student: fitting its weights to the teacher's states")
+        original = load_ranker(str(teacher), cls_only=False, attention=attention)
         count = min(student.refit_pairs, len(pairs))
         rows = np.random.default_rng(seed).choice(len(pairs), count, replace=False)
         refit(model, original, layers, parts, pairs, rows[np.argsort(pairs.lengths[rows], kind="stable")])

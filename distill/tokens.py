@@ -84,10 +84,7 @@ class PairTokens:
         self.table = table
         self.encoder = encoder
         self.query = split.pair_query()
-        left, right = kept_lengths(
-            table.queries.lengths()[self.query], table.items.lengths()[split.item], encoder.max_length - SPECIAL
-        )
-        self.lengths: Int64 = (left + right + SPECIAL).astype(np.int64)
+        self.lengths = pair_lengths(split, table, encoder.max_length)
 
     def __len__(self) -> int:
         return len(self.query)
@@ -108,6 +105,13 @@ class PairTokens:
         ids[(column == second - 1) | (column == lengths[:, None] - 1)] = self.encoder.sep
         types = (column >= second) & mask
         return {"input_ids": ids, "token_type_ids": types.astype(np.int64), "attention_mask": mask.astype(np.int64)}
+
+
+def pair_lengths(split: Split, table: TokenTable, max_length: int) -> Int64:
+    """Return the tokens of each pair as a model that reads at most `max_length` sees it, int64 [pairs]."""
+    queries, items = table.queries.lengths()[split.pair_query()], table.items.lengths()[split.item]
+    left, right = kept_lengths(queries, items, max_length - SPECIAL)
+    return np.asarray(left + right + SPECIAL, dtype=np.int64)
 
 
 def write(data: RankingData, encoder: PairEncoder, out: Path) -> None:

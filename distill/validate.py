@@ -23,6 +23,7 @@ from distill.schema import (
     Fit,
     Hidden,
     HubData,
+    Input,
     Int8,
     Kl,
     Labels,
@@ -52,7 +53,9 @@ from export.runtime.tokens import SPECIAL
 PRECISIONS = ("auto", "fp32", "bf16")
 ATTENTIONS = ("auto", "eager", "sdpa")
 SPLITS = ("dev", "test")
+ENGINES = ("onnxruntime", "openvino")  # of graphs; what is handed over is measured in the first
 CRITERIA = ("fisher", "taylor", "magnitude")
+FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
 MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
 # trackers of transformers' Trainer, each named like the module it needs
 TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
@@ -89,8 +92,13 @@ def _is_layer_map(layer_map: Any) -> bool:
     return bool(layer_map == "uniform")
 
 
+def _is_engines(engines: list[str]) -> bool:
+    return ENGINES[0] in engines and set(engines) <= set(ENGINES) and len(set(engines)) == len(engines)
+
+
 LAYER_MAP = (_is_layer_map, "uniform, or a list with one of the teacher's layers, from 0, for each of the student's")
 POSITIVE = (_positive, "a number > 0")
+ENGINE_LIST = (_is_engines, f"[{ENGINES[0]}], which the bundle is served with, or [{', '.join(ENGINES)}]")
 SHARE = (lambda value: 0 <= value < 1, "a number from 0, below 1")
 
 RULES: dict[type, Sequence[Rule]] = {
@@ -115,6 +123,9 @@ RULES: dict[type, Sequence[Rule]] = {
         ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
         ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
         ("refit_pairs", *at_least(0)),
+    ],
+    Input: [
+        ("fields", *one_of(*FIELDS)), ("words", *at_least(1)), ("keep", *one_of(*KEEPS)), ("pairs", *at_least(1)),
     ],
     Draw: [
         ("bm25", *at_least(0)), ("embedding", *at_least(0)), ("random", *at_least(0)), ("item_queries", *at_least(0)),
@@ -145,8 +156,9 @@ RULES: dict[type, Sequence[Rule]] = {
     ],
     Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [
-        ("split", *one_of(*SPLITS)), ("threads", *at_least(1)), ("latency_queries", *at_least(1)),
-        ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)), ("parity_queries", *at_least(1)),
+        ("split", *one_of(*SPLITS)), ("engines", *ENGINE_LIST), ("threads", *at_least(1)),
+        ("latency_queries", *at_least(1)), ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)),
+        ("parity_queries", *at_least(1)),
         ("confidence", *between(0, 1)), ("resamples", *at_least(100)),
     ],
     MlflowTrack: [
@@ -167,9 +179,11 @@ def validate(config: Config) -> None:
         *_cross_checks(config),
         *_step_checks(config),
         *_vocabulary_checks(config),
+        *_input_checks(config),
         *_draw_checks(config),
         *_state_checks(config),
         *_exclude_checks(config),
+        *_engine_checks(config),
         *_budget_checks(config),
         *_track_checks(config),
     ]
@@ -232,6 +246,17 @@ def _vocabulary_checks(config: Config) -> Iterator[str]:
         yield problem("student.vocabulary.safety", safety, "null with student.vocabulary.min_count=null: all are kept")
 
 
+def _input_checks(config: Config) -> Iterator[str]:
+    """Tell of options of the student's input that would do nothing."""
+    asked, default = config.student.input, Input()
+    if asked.fields == "title" and isinstance(config.data, HubData):
+        yield problem("student.input.fields", asked.fields, "all with data=hub, whose items have one field")
+    if asked.keep != default.keep and asked.words is None:
+        yield problem("student.input.keep", asked.keep, f"{default.keep} with student.input.words=null: all are kept")
+    if asked.pairs != default.pairs and asked.keep != "gradient":
+        yield problem("student.input.pairs", asked.pairs, f"{default.pairs} without student.input.keep=gradient")
+
+
 def _draw_checks(config: Config) -> Iterator[str]:
     augment, warm, encoder = config.augment, config.warm, isinstance(config.teacher, EncoderTeacher)
     if isinstance(augment, DrawnAugment):
@@ -251,10 +276,16 @@ def _draw_checks(config: Config) -> Iterator[str]:
 
 def _state_checks(config: Config) -> Iterator[str]:
     """Tell of states that cannot be compared: token by token, both models must see the same ones."""
-    student, teacher = config.student.max_length, config.teacher.max_length
+    student, teacher, asked = config.student.max_length, config.teacher.max_length, config.student.input
     for name, term in config.loss.terms.items():
-        if isinstance(term, StateTerm) and term.weight > 0 and student != teacher:
+        if not isinstance(term, StateTerm) or not term.weight > 0:
+            continue
+        if student != teacher:
             yield problem("student.max_length", student, f"teacher.max_length={teacher} with loss.terms.{name}")
+        if asked.fields != "all":
+            yield problem("student.input.fields", asked.fields, f"all with loss.terms.{name}")
+        if asked.words is not None:
+            yield problem("student.input.words", asked.words, f"null with loss.terms.{name}")
 
 
 def _empty_draw(option: str, draw: Draw) -> Iterator[str]:
@@ -273,6 +304,15 @@ def _exclude_checks(config: Config) -> Iterator[str]:
         yield problem("quantize.exclude", pattern, f"{groups}, a node of these, or a glob")
     if not unknown and len(node_groups.excluded(quantize.exclude, nodes)) == len(nodes):
         yield problem("quantize.exclude", quantize.exclude, "fewer than all groups; in fp32 alone is quantize=none")
+
+
+def _engine_checks(config: Config) -> Iterator[str]:
+    if "openvino" not in config.measure.engines:
+        return
+    try:
+        require("openvino", "openvino")
+    except UserError as error:
+        yield f"measure.engines={','.join(config.measure.engines)}: {error}"
 
 
 def _budget_checks(config: Config) -> Iterator[str]:

@@ -68,7 +68,7 @@ def golden_requests(bundle: Path, items: int) -> list[Request]:
     real = [row for row in rows if row["kind"] in REAL]
     if not real:
         raise UserError(f"{bundle / GOLDEN} has no real pairs; give requests of your own: --requests FILE")
-    texts = [row["item"] for row in real]
+    texts = [row.get("whole", row["item"]) for row in real]  # whole ones: a ranker shortens them itself
     queries = list(dict.fromkeys(row["query"] for row in real))
     return [(query, [texts[(at + n) % len(texts)] for n in range(items)]) for at, query in enumerate(queries)]
 

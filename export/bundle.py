@@ -24,6 +24,7 @@ from export.runtime.manifest import (
     GRAPHS,
     MANIFEST,
     PLOT,
+    SHORTENER,
     SIGNATURE,
     SUMS,
     TOKENIZER,
@@ -56,6 +57,7 @@ class Sources:
         graphs: folder of its graphs.
         golden: folder of its golden pairs.
         serving: what was measured of its graphs' batches.
+        shortener: file of what shortens items for it; None if it reads them as they are given.
     """
 
     tradeoff: Mapping[str, Any]
@@ -64,6 +66,7 @@ class Sources:
     graphs: Path
     golden: Path
     serving: Mapping[str, Any]
+    shortener: Path | None
 
     @classmethod
     def of(cls, run: Path) -> Sources:
@@ -78,17 +81,20 @@ class Sources:
         if record["status"] != "finished":
             raise UserError(f"{run} is not finished; give its command again")
         stages = {}
-        for role in ("student", "student graphs", "golden", "serving"):
+        shortens = ["student input"] if "student input" in record["stages"] else []
+        for role in ("student", "student graphs", "golden", "serving", *shortens):
             stages[role] = run / record["stages"].get(role, "-")
             if not stages[role].is_dir():
                 raise UserError(f"{run}: its stage {role} is not there any more; give the run's command again")
+        shortener = next((stages[role] / SHORTENER for role in shortens), None)
         return cls(
-            tradeoff=_read_record(run / "tradeoff.json", "experiment", "config", "rows", "stages"),
+            tradeoff=_read_record(run / "tradeoff.json", "experiment", "config", "rows", "stages", "inputs"),
             evaluation=run / EVALUATION,
             student=stages["student"],
             graphs=stages["student graphs"],
             golden=stages["golden"],
             serving=serving.read(stages["serving"]),
+            shortener=shortener if shortener is not None and shortener.is_file() else None,
         )
 
 
@@ -148,6 +154,8 @@ def _write(sources: Sources, work: Path) -> None:
         shutil.copyfile(sources.graphs / variant.graph, work / variant.file)
     shutil.copyfile(sources.golden / GOLDEN, work / GOLDEN)
     shutil.copyfile(sources.evaluation, work / EVALUATION)
+    if sources.shortener is not None:
+        shutil.copyfile(sources.shortener, work / SHORTENER)
     _write_triton(sources, variants, work)
     content = _describe(sources, variants, work)
     write_card(content, sources.tradeoff, work / CARD, work / PLOT)
@@ -224,6 +232,11 @@ def _describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str
             "higher_is_better": True,
         },
         "max_length": _max_length(sources),
+        "input": {
+            "item": tradeoff["inputs"]["student"]["items"],
+            "shortener": SHORTENER if sources.shortener is not None else None,
+            "mean_tokens": tradeoff["inputs"]["student"]["tokens"],
+        },
         "truncation": {
             "rule": "longest_first: the longer text is cut to the shorter's length, then both to half each",
             "special_tokens": SPECIAL,
@@ -293,7 +306,8 @@ def _measured_int8(sources: Sources) -> str | None:
 
 def _key(work: Path, variants: list[Offered], max_length: int) -> str:
     """Return what names the model: equal keys give equal scores, variant by variant."""
-    files = sorted({TOKENIZER, *(variant.file for variant in variants)})
+    shortener = [SHORTENER] if (work / SHORTENER).is_file() else []
+    files = sorted({TOKENIZER, *shortener, *(variant.file for variant in variants)})
     text = "".join(f"{hash_file(work / name)}  {name}\n" for name in files)
     return hashlib.sha256(f"{text}{max_length}\n".encode()).hexdigest()[:KEY_LENGTH]
 

@@ -119,6 +119,27 @@ def rank(
 
 
 @app.command()
+def shorten(
+    bundle: Folder,
+    items: Annotated[
+        Path | None,
+        typer.Argument(help="File with one item a line; without it, or as -, standard input.", show_default=False),
+    ] = None,
+) -> None:
+    """Print items as the bundle's student reads them, line by line: for tools other than this runtime."""
+    from export.runtime.manifest import SHORTENER, Manifest
+    from export.runtime.shortener import Shortener
+
+    with _told():
+        shortener = Shortener.of(Manifest.read(bundle))
+        if shortener is None:
+            raise UserError(f"{bundle} has no {SHORTENER}: its student reads whole items")
+        found = dict(zip(*_read_items(items), strict=True))
+        for line in range(1, max(found) + 1):  # blank ones too: the output is as long as the input
+            typer.echo(shortener.shorten(found.get(line, "")))
+
+
+@app.command()
 def bench(
     bundle: Folder,
     requests: Annotated[

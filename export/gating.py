@@ -117,7 +117,8 @@ def judge_run(run: Path, budget: Budget) -> dict[str, Any]:
     names = [bound.metric.name for bound in budget.bounds if bound.metric.kind == "quality"]
     found = quality_estimates(content, chosen.precision, names, budget.confidence, None)
     found |= latency_estimates(content, chosen.precision, budget.confidence)
-    rows = [row for row in manifest.content["quality"] if row["model"] == "student"]
+    of = ("student", "onnxruntime")  # what the bundle is served with
+    rows = [row for row in manifest.content["quality"] if (row["model"], row["engine"]) == of]
     row = next(row for row in rows if row["precision"] == chosen.precision)
     found["size_mb"], found["peak_rss_mb"] = Estimate.exact(row["size_mb"]), Estimate.exact(row["peak_rss_mb"])
     found["pairs_per_s"] = Estimate.exact(row["pairs_per_s"])

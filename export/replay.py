@@ -10,10 +10,11 @@ import numpy as np
 
 from export.errors import BundleError, ModelError
 from export.finding import Finding, refusal
-from export.runtime.manifest import GOLDEN, MANIFEST, TOKENIZER, Manifest, Variant
+from export.runtime.manifest import GOLDEN, MANIFEST, SHORTENER, TOKENIZER, Manifest, Variant
 from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, PairScorer, open_session
 from export.runtime.shape import broken
+from export.runtime.shortener import Shortener
 from export.runtime.tokens import PairEncoder
 from export.runtime.untrusted import parse_json, read_bytes
 
@@ -62,6 +63,8 @@ def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Fi
     if wrong:
         return
     yield Finding(True, TOKENIZER, f"gives the tokens of {len(rows)} golden pairs")
+    if SHORTENER in manifest.content["files"]:
+        yield _check_shortener(manifest, rows)
     for variant in variants:
         yield _check_scores(manifest, variant, encoder, rows)
 
@@ -79,7 +82,8 @@ def _golden_rows(manifest: Manifest) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, 1):
         row = parse_json(line, f"{GOLDEN}:{number}")
-        if problem := next(broken(row, GOLDEN_SCHEMA, ""), None):
+        schema = GOLDEN_SCHEMA | ({"whole": str} if isinstance(row, dict) and "whole" in row else {})
+        if problem := next(broken(row, schema, ""), None):
             raise BundleError(f"{GOLDEN}:{number}: {problem}")
         # the manifest states it too, so a loose one here alone does not help
         if row["tolerance"] != told["tolerance"] or row["scores"].keys() != told["tolerance"].keys():
@@ -91,6 +95,18 @@ def _golden_rows(manifest: Manifest) -> list[Row]:
 def _same_tokens(encoder: PairEncoder, row: Row) -> bool:
     ids, types = encoder.join(*encoder.ids([row["query"], row["item"]]))
     return bool(ids.tolist() == row["input_ids"] and types.tolist() == row["token_type_ids"])
+
+
+def _check_shortener(manifest: Manifest, rows: Sequence[Row]) -> Finding:
+    """Check that whole items become what the model read: another Unicode may take other characters for words."""
+    try:
+        shortener = Shortener.load(manifest.checked(SHORTENER))
+    except BundleError as error:
+        return refusal(manifest.folder, SHORTENER, error)
+    wrong = [n for n, row in enumerate(rows, 1) if shortener.shorten(row.get("whole", row["item"])) != row["item"]]
+    if wrong:
+        return Finding(False, SHORTENER, f"gives other texts than {len(wrong)} golden pairs, first {GOLDEN}:{wrong[0]}")
+    return Finding(True, SHORTENER, f"gives the texts of {len(rows)} golden pairs")
 
 
 def _check_scores(manifest: Manifest, variant: Variant, encoder: PairEncoder, rows: Sequence[Row]) -> Finding:

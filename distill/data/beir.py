@@ -132,27 +132,27 @@ def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:
         yield where, query, item, max(grade, 0)
 
 
-def _read_texts(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
-    """Yield ("file:line", id, the texts under `keys` joined); only `text` must be there, an empty one is yielded."""
+def _read_texts(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield ("file:line", id, the texts under `keys` that are not empty); only `text` must be there, empty or not."""
     for where, row in read_objects(path):
         if row.get("text") is None:
             raise DataError(f"{where}: text is missing; give it as a string")
-        text = " ".join(part for part in (text_of(row, key, where) for key in keys) if part)
+        parts = [part for part in (text_of(row, key, where) for key in keys) if part]
         try:
-            (row["_id"] + text).encode()
+            "".join([row["_id"], *parts]).encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{where}: half a surrogate pair ({error.reason}); escape the whole character") from None
-        yield where, row["_id"], text
+        yield where, row["_id"], parts
 
 
 def _write_items(path: Path, writer: RankingWriter) -> Corpus:
     rows: dict[str, int] = {}
     empty: dict[str, str] = {}
-    for where, item, text in _read_texts(path, ("title", "text")):
+    for where, item, parts in _read_texts(path, ("title", "text")):
         if item in rows or item in empty:
             raise DataError(f"{where}: item {item!r} stands there twice; leave one of its lines")
-        if text:
-            rows[item] = writer.add_item(item, text)
+        if parts:
+            rows[item] = writer.add_item(item, " ".join(parts), title=len(parts[0]))
         else:
             empty[item] = where
     return Corpus(rows, empty)
@@ -178,13 +178,14 @@ def _write_queries(path: Path, judged: Mapping[str, Judged], writer: RankingWrit
     wanted = {query for lists in judged.values() for query in lists}
     found: dict[str, tuple[int, str]] = {}
     seen: set[str] = set()
-    for where, query, text in _read_texts(path, ("text",)):
+    for where, query, parts in _read_texts(path, ("text",)):
         if query in seen:
             raise DataError(f"{where}: query {query!r} stands there twice; leave one of its lines")
         seen.add(query)
         if query not in wanted:
             continue
-        if not text:
+        if not parts:
             raise DataError(f"{where}: query {query!r} has no text; give it one or remove its qrels")
+        (text,) = parts
         found[query] = (writer.add_query(query, text), text)
     return found

@@ -102,12 +102,18 @@ def prepare(events: Events, out: Path, slate: Slate, *, name: str, notes: Mappin
     split_of[order[slate.dev_users : wanted]] = "test"
     with RankingWriter(out, name=name, popularity=True, notes=notes) as writer:
         for row, item_id in enumerate(events.item_ids):
-            writer.add_item(item_id, events.texts[row], int(popularity[row]))
+            title = _title_length(events.titles[row], events.texts[row])
+            writer.add_item(item_id, events.texts[row], int(popularity[row]), title)
         for past, split in zip(pasts, split_of, strict=True):
             rng = np.random.default_rng([slate.seed, past.user])
             items, grades = _candidates(events, past, popularity, slate, rng)
             query = writer.add_query(events.user_ids[past.user], _query_text(events, past, slate.liked_titles))
             writer.add_candidates(split, query, items, grades)
+
+
+def _title_length(title: str, text: str) -> int:
+    """Return the characters of a text's first field: of its title, or of all of a text that has none before it."""
+    return len(title) if title and text.startswith(title) else len(text)
 
 
 def _pasts(events: Events, share: float) -> Iterator[Past]:

@@ -25,7 +25,7 @@ from distill.schema.loss import (
     StateTerm,
     Term,
 )
-from distill.schema.models import CrossEncoderTeacher, EncoderTeacher, Fit, Student, Teacher, Train, Vocabulary
+from distill.schema.models import CrossEncoderTeacher, EncoderTeacher, Fit, Input, Student, Teacher, Train, Vocabulary
 from distill.schema.outcome import Budget, Export, FusedInt8, Int8, Measure, NoQuantize, Quantize, SearchedInt8, Weight8
 from distill.schema.sweep import GridSweeper, JoblibLauncher, OptunaSweeper, Prune, RayLauncher, SubmititLauncher
 from distill.schema.track import MlflowTrack, NoTrack, Track
@@ -50,6 +50,7 @@ __all__ = [
     "GridSweeper",
     "Hidden",
     "HubData",
+    "Input",
     "Int8",
     "JoblibLauncher",
     "Kl",

@@ -63,6 +63,16 @@ class Vocabulary:
 
 
 @dataclass
+class Input:
+    """What a student reads of an item's text: which fields, and how many words of them; without `words`, all."""
+
+    fields: str = "all"
+    words: int | None = None
+    keep: str = "first"
+    pairs: int = 2000
+
+
+@dataclass
 class Student:
     """A BERT made of some of the teacher's layers and, where it is narrower, of what is most important in them."""
 
@@ -74,6 +84,7 @@ class Student:
     importance_pairs: int = 512
     refit_pairs: int = 512
     max_length: int = MISSING
+    input: Input = field(default_factory=Input)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     fit: Fit = field(default_factory=Fit)
 

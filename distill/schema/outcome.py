@@ -73,6 +73,7 @@ class Measure:
     """What the table is measured on and how long."""
 
     split: str = "test"
+    engines: list[str] = field(default_factory=lambda: ["onnxruntime"])
     threads: int | None = None
     latency_queries: int = 30
     warmup_queries: int = 3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,19 @@ class Pair:
     item: str
 
 
-def choose_pairs(lists: Sequence[tuple[str, Sequence[str]]], encoder: PairEncoder, seed: int) -> list[Pair]:
+def choose_pairs(
+    lists: Sequence[tuple[str, Sequence[str]]], shorten: Callable[[str], str], encoder: PairEncoder, seed: int
+) -> list[Pair]:
     """Choose pairs: short, long, truncated and random ones of the lists, empty and odd ones beside them.
 
     Args:
         lists: each query's text and its candidates' texts.
+        shorten: gives what the model reads of an item; the pairs' items are whole.
         encoder: of the model; its max_length decides what is truncated.
         seed: of the random ones.
     """
     pairs = [(query, item) for query, items in lists for item in items]
-    lengths = np.array([len(i) for i in encoder.ids([item for _, item in pairs])])
+    lengths = np.array([len(i) for i in encoder.ids([shorten(item) for _, item in pairs])])
     queries = list(dict.fromkeys(query for query, _ in pairs))
     tokens = dict(zip(queries, (len(ids) for ids in encoder.ids(queries)), strict=True))
     lengths += np.array([tokens[query] for query, _ in pairs]) + SPECIAL
@@ -66,8 +69,9 @@ def choose_pairs(lists: Sequence[tuple[str, Sequence[str]]], encoder: PairEncode
     }
     found = [Pair(kind, *pairs[int(row)]) for kind, rows in chosen.items() for row in rows]
     query, item = pairs[int(order[-1])]
-    if not len(cut):  # joined of real items until too long
-        found.append(Pair("truncated", query, " ".join([item] * (encoder.max_length // max(len(item.split()), 1) + 2))))
+    repeated = " ".join([item] * (encoder.max_length // max(len(item.split()), 1) + 2))
+    if not len(cut) and shorten(repeated) == repeated:  # of real items none is too long, nor shortened
+        found.append(Pair("truncated", query, repeated))
     query = found[0].query
     found.append(Pair("truncated", " ".join([query] * encoder.max_length), found[0].item))
     found += [Pair("empty", "", ""), Pair("empty", query, ""), Pair("empty", "", item), Pair("empty", " ", "\n")]
@@ -76,6 +80,7 @@ def choose_pairs(lists: Sequence[tuple[str, Sequence[str]]], encoder: PairEncode
 
 def write(
     lists: Sequence[tuple[str, Sequence[str]]],
+    shorten: Callable[[str], str],
     checkpoint: Path,
     graphs: Path,
     variants: Sequence[Offered],
@@ -88,6 +93,7 @@ def write(
 
     Args:
         lists: each query's text and its candidates' texts, real ones.
+        shorten: gives what the model reads of an item; a line's `item` is that, beside `whole` if it is another text.
         checkpoint: folder with the tokenizer.
         graphs: folder with the variants' graphs.
         variants: those that this processor computes exactly; only their scores are written.
@@ -96,7 +102,9 @@ def write(
         out: folder to write to.
     """
     encoder = PairEncoder.load(checkpoint, max_length)
-    pairs = choose_pairs(lists, encoder, seed)
+    pairs = choose_pairs(lists, shorten, encoder, seed)
+    wholes = [pair.item for pair in pairs]
+    pairs = [replace(pair, item=shorten(pair.item)) for pair in pairs]
     scores: dict[str, Float32] = {}
     tolerance: dict[str, float] = {}
     with Progress("golden scores", len(variants), "variants") as bar:
@@ -105,12 +113,13 @@ def write(
             tolerance[variant.name] = _tolerance(graphs / variant.graph, encoder, pairs, scores[variant.name], variant)
             bar.update(1)
     lines = []
-    for row, pair in enumerate(pairs):
+    for row, (pair, whole) in enumerate(zip(pairs, wholes, strict=True)):
         ids, types = encoder.join(*encoder.ids([pair.query, pair.item]))
         line = {
             "kind": pair.kind,
             "query": pair.query,
             "item": pair.item,
+            **({"whole": whole} if whole != pair.item else {}),
             "input_ids": ids.tolist(),
             "token_type_ids": types.tolist(),
             "scores": {name: float(values[row]) for name, values in scores.items()},

@@ -14,6 +14,7 @@ from export.measure.quality import agreement, changed_top
 from export.runtime.manifest import Manifest
 from export.runtime.ranker import Ranker
 from export.runtime.scorer import BatchScorer
+from export.runtime.shortener import Shortener
 from export.runtime.tokens import PairEncoder
 
 NAME = "batch_invariance"
@@ -69,8 +70,9 @@ def measure_invariance(bundle: Path, variant: str, requests: Sequence[Request], 
         shuffled = np.empty_like(alone)
         shuffled[order] = ranker.score([pairs[row] for row in order])
     encoder = PairEncoder.load(bundle, manifest.max_length)
-    scorer = BatchScorer(bundle / manifest.variant(variant).file, encoder, 1, PADDED)
-    padded = np.concatenate([scorer.score(query, items) for query, items in asked])
+    scorer, shortener = BatchScorer(bundle / manifest.variant(variant).file, encoder, 1, PADDED), Shortener.of(manifest)
+    shorten = shortener.shorten if shortener is not None else str
+    padded = np.concatenate([scorer.score(query, [shorten(item) for item in items]) for query, items in asked])
     return Invariance(
         runtime=float(max(np.abs(lists - alone).max(), np.abs(shuffled - alone).max())),
         padded=float(np.abs(padded - alone).max()),

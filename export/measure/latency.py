@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ from export.measure.systems import System
 from export.progress import Progress
 
 FILE = "latency.json"
-NOTE = "one query with its own candidate list at a time, tokenisation included; systems interleaved A B B A"
+NOTE = (
+    "one query with its own candidate list at a time, items shortened before, tokenisation included; systems "
+    "interleaved A B B A"
+)
 MEMORY_QUERIES = 5
 # torch's OpenMP threads would spin for milliseconds after an operation, charged to whatever runs next
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 Float64 = npt.NDArray[np.float64]
+Lists = Sequence[tuple[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Latency:
 
 def write(
     systems: Sequence[System],
-    lists: Sequence[tuple[str, list[str]]],
+    lists: Mapping[str, Lists],
     *,
     threads: int,
     rounds: int,
@@ -66,7 +70,7 @@ def write(
 
     Args:
         systems: what is compared.
-        lists: each query's text and its candidates' texts.
+        lists: by model, each query's text and its candidates' texts: the same for each model, as it reads them.
         threads: of every engine.
         rounds: how often every query is timed forth and back, so that a system has 2 * rounds samples of a query.
         warmup: queries that each system ranks before timing.
@@ -77,7 +81,7 @@ def write(
     """
     spec = {
         "systems": [system.as_json() for system in systems],
-        "lists": [[query, items] for query, items in lists],
+        "lists": [[[query, items] for query, items in lists[system.model]] for system in systems],
         "threads": threads,
         "rounds": rounds,
         "warmup": warmup,
@@ -90,7 +94,7 @@ def write(
         peaks = [_run(path, Path(folder) / "peak.json", index)["peak_rss_mb"] for index in range(len(systems))]
     result = {
         "systems": [system.name for system in systems],
-        "pairs": [len(items) for _, items in lists],
+        "pairs": [len(items) for _, items in lists[systems[0].model]],
         "threads": threads,
         "rounds": rounds,
         "note": NOTE,
@@ -138,16 +142,18 @@ def time_systems(spec: dict[str, Any]) -> dict[str, Any]:
         wall_ms and cpu_ms, each [systems][samples][queries] in milliseconds.
     """
     scorers = [System.from_json(fields).open(spec["threads"]) for fields in spec["systems"]]
-    for scorer in scorers:
-        for query, items in spec["lists"][: spec["warmup"]]:
+    queries = len(spec["lists"][0])
+    for scorer, lists in zip(scorers, spec["lists"], strict=True):
+        for query, items in lists[: spec["warmup"]]:
             scorer.score(query, items)
-    shape = (len(scorers), 2 * spec["rounds"], len(spec["lists"]))
+    shape = (len(scorers), 2 * spec["rounds"], queries)
     wall, cpu = np.empty(shape), np.empty(shape)
     order = [*range(len(scorers)), *reversed(range(len(scorers)))]
-    with Progress("time", spec["rounds"] * len(spec["lists"]), "queries") as bar:
+    with Progress("time", spec["rounds"] * queries, "queries") as bar:
         for turn in range(spec["rounds"]):
-            for number, (query, items) in enumerate(spec["lists"]):
+            for number in range(queries):
                 for position, row in enumerate(order):
+                    query, items = spec["lists"][row][number]
                     sample = 2 * turn + (position >= len(scorers))
                     start_wall, start_cpu = time.perf_counter(), time.process_time()
                     scorers[row].score(query, items)
@@ -160,7 +166,7 @@ def time_systems(spec: dict[str, Any]) -> dict[str, Any]:
 def peak_memory(spec: dict[str, Any], index: int) -> dict[str, Any]:
     """Load one system in this process, rank a few queries, and return the process's peak resident memory."""
     scorer = System.from_json(spec["systems"][index]).open(spec["threads"])
-    for query, items in spec["lists"][:MEMORY_QUERIES]:
+    for query, items in spec["lists"][index][:MEMORY_QUERIES]:
         scorer.score(query, items)
     return {"peak_rss_mb": round(_peak_bytes() / 1e6, 1)}
 

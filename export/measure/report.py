@@ -29,6 +29,8 @@ MARKERS = {
     ("onnxruntime", "fp32"): "s",
     ("onnxruntime", "int8"): "D",
     ("onnxruntime", "weight8"): "p",
+    ("openvino", "fp32"): "v",
+    ("openvino", "bf16"): "h",
 }
 # colours that are nowhere else in a drawing; the page's style says what they are in light and in dark
 INK, MUTED, GRID, TEACHER, STUDENT, OTHER = (f"#00000{i}" for i in range(1, 7))

@@ -29,8 +29,8 @@ class System:
 
     Attributes:
         model: "teacher" or "student".
-        engine: "pytorch" or "onnxruntime".
-        precision: "fp32", "int8" or "weight8".
+        engine: "pytorch", "onnxruntime" or "openvino".
+        precision: "fp32", "int8" or "weight8"; of OpenVINO "fp32" or "bf16", of the same graph.
         checkpoint: folder with the tokenizer (and, for PyTorch, the weights).
         graph: ONNX file; None for PyTorch.
         max_length: tokens of a pair.
@@ -56,12 +56,16 @@ class System:
         return (self.graph or self.checkpoint / "model.safetensors").stat().st_size / 1e6
 
     def open(self, threads: int) -> Scorer:
-        """Load the model: 8 bits score pair by pair over a thread pool, fp32 in batches."""
+        """Load the model: 8 bits score pair by pair over a thread pool, fp32 in batches, OpenVINO in buckets."""
         if self.graph is None:
             from export.measure.pytorch_scorer import PytorchScorer
 
             return PytorchScorer(self.checkpoint, self.max_length, threads, BATCH)
         encoder = PairEncoder.load(self.checkpoint, self.max_length)
+        if self.engine == "openvino":
+            from export.measure.openvino_scorer import OpenvinoScorer
+
+            return OpenvinoScorer(self.graph, encoder, threads, self.precision)
         if self.precision == "fp32":
             return BatchScorer(self.graph, encoder, threads, BATCH)
         return PairScorer(self.graph, encoder, threads)

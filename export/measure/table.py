@@ -147,6 +147,9 @@ def conditions(tradeoff: Mapping[str, Any]) -> str:
             f"time per query over {shown(latency.get('queries'), 'count')} queries, {latency.get('threads', NOTHING)} "
             f"threads; speed-up in CPU time over the teacher in PyTorch"
         )
+    if tradeoff.get("inputs"):
+        read = (f"{model} {shown(of['tokens'], 'amount')} ({of['items']})" for model, of in tradeoff["inputs"].items())
+        parts.append(f"tokens a pair: {', '.join(read)}")
     if host.get("processor"):
         parts.append(f"{host['processor']}, {host.get('cores', NOTHING)} cores")
     return "; ".join(parts)

@@ -33,8 +33,8 @@ class Candidate:
 
     Attributes:
         model: teacher, student, popularity, bm25 or embedding.
-        engine: pytorch or onnxruntime; None for a baseline without one.
-        precision: fp32 or int8; None for a baseline without one.
+        engine: pytorch, onnxruntime or openvino; None for a baseline without one.
+        precision: fp32, bf16, int8 or weight8; None for a baseline without one.
         scores: float32 [pairs] on the split.
         latency: samples, None for a baseline.
         size_mb: of the file with the weights, 10^6 bytes.

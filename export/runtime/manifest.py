@@ -12,12 +12,13 @@ from typing import Any
 from export.errors import BundleError
 from export.runtime.processor import abilities, meets
 from export.runtime.shape import Schema, Within, broken
-from export.runtime.untrusted import read_json
+from export.runtime.untrusted import hash_file, read_json
 
 FORMAT = 1  # raised when an older runtime could no longer read a bundle
 MANIFEST, SUMS, SIGNATURE = "manifest.json", "SHA256SUMS", "signature.json"
 GOLDEN, EVALUATION, CARD, PLOT = "golden.jsonl", "evaluation.json.gz", "README.md", "tradeoff.svg"
 TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
+SHORTENER = "shortener.json"  # there where the student reads less than a whole item
 GRAPHS, TRITON = "onnx", "triton"
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
@@ -142,6 +143,22 @@ class Manifest:
         """Return the sha256 and the size in bytes that a file must have."""
         entry = self.content["files"][name]
         return str(entry["sha256"]), int(entry["bytes"])
+
+    def checked(self, name: str) -> Path:
+        """Return a file's path, compared with the manifest: neither a damaged file nor another bundle's is ever used.
+
+        Raises:
+            BundleError: if it is not the file that the manifest tells of.
+        """
+        path = self.folder / name
+        digest, size = self.file(name)
+        try:
+            same = path.stat().st_size == size and hash_file(path) == digest
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}; run: ranker verify {self.folder}") from error
+        if not same:
+            raise BundleError(f"{path} is not the file of its manifest; run: ranker verify {self.folder}")
+        return path
 
     def variant(self, name: str | None = None, has: Iterable[str] | None = None) -> Variant:
         """Return a variant by name, or the first that suits the processor.

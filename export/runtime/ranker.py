@@ -17,9 +17,9 @@ from export.runtime.kept_tokens import KeptTokens
 from export.runtime.manifest import TOKENIZER, Manifest, Variant
 from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, PairScorer
+from export.runtime.shortener import Shortener
 from export.runtime.threads import available_cores
-from export.runtime.tokens import PairEncoder
-from export.runtime.untrusted import hash_file
+from export.runtime.tokens import Int32, PairEncoder
 
 KEEP_MB = 32.0  # of items' tokens: about 50,000 product titles
 
@@ -34,6 +34,8 @@ class Ranked(NamedTuple):
 class Ranker:
     """Scores (query, item) pairs with a bundle's graph.
 
+    Items are shortened as the student read them in training, where the bundle has a shortener; give whole ones.
+
     Any number of threads may call it at once; after a fork each process loads a graph of its own. A pair's score is
     bitwise the same alone, in any list, in any order, at any number of threads. Use as a context manager, or close it.
 
@@ -44,15 +46,19 @@ class Ranker:
         keep_mb: memory for tokens of texts seen before, in 10^6 bytes.
 
     Raises:
-        BundleError: if the graph or the tokenizer is not the file that the manifest tells of.
+        BundleError: if the graph, the tokenizer or the shortener is not the file that the manifest tells of.
         ModelError: if onnxruntime or tokenizers cannot load them.
     """
 
     def __init__(self, manifest: Manifest, variant: Variant, threads: int, keep_mb: float = KEEP_MB) -> None:
         self.manifest, self.variant, self.threads = manifest, variant, threads
-        self._check(TOKENIZER)
+        manifest.checked(TOKENIZER)
         self._encoder = PairEncoder.load(manifest.folder, manifest.max_length)
-        self._tokens = KeptTokens(self._encoder.ids, int(keep_mb * 1e6))
+        self._shortener = Shortener.of(manifest)
+        self._queries = self._items = KeptTokens(self._encoder.ids, int(keep_mb * 1e6))
+        if self._shortener is not None:  # a text may be a query here and an item there, with other tokens
+            self._queries = KeptTokens(self._encoder.ids, 0)
+            self._items = KeptTokens(self._shortened_ids, int(keep_mb * 1e6))
         self._scorer: PairScorer | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -105,8 +111,7 @@ class Ranker:
             raise TypeError("a pair is a str; it is (query, item)")
         queries, items = [query for query, _ in pairs], [item for _, item in pairs]
         scorer = self._ready()
-        tokens = self._tokens.ids(_texts([*queries, *items]))
-        return scorer.score_tokens(tokens[: len(queries)], tokens[len(queries) :])
+        return scorer.score_tokens(self._queries.ids(_texts(queries)), self._items.ids(_texts(items)))
 
     def rank(self, query: str, items: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """Rank a query's items, best first; of equal scores the earlier item.
@@ -136,8 +141,8 @@ class Ranker:
         if isinstance(items, str):
             raise TypeError("items is one str; it is a sequence of them")
         scorer = self._ready()
-        tokens = self._tokens.ids(_texts([query, *items]))
-        return scorer.score_tokens([tokens[0]] * len(items), tokens[1:])
+        (tokens,) = self._queries.ids(_texts([query]))
+        return scorer.score_tokens([tokens] * len(items), self._items.ids(_texts([*items])))
 
     def close(self) -> None:
         """End the threads and give back the graph; closing twice does nothing."""
@@ -165,30 +170,23 @@ class Ranker:
     def _open(self) -> PairScorer:
         if self._closed:
             raise RuntimeError("this ranker is closed")
-        self._check(self.variant.file)
-        graph = self.manifest.folder / self.variant.file
+        graph = self.manifest.checked(self.variant.file)
         if outside := external_files(graph):
             raise BundleError(f"{graph} keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
         self._scorer = PairScorer(graph, self._encoder, self.threads, self.variant.batch)
         return self._scorer
 
-    def _check(self, name: str) -> None:
-        """Compare a file with the manifest, so that neither a damaged nor another bundle's file is ever served."""
-        path = self.manifest.folder / name
-        digest, size = self.manifest.file(name)
-        try:
-            same = path.stat().st_size == size and hash_file(path) == digest
-        except OSError as error:
-            raise BundleError(f"{path}: {error.strerror}; run: ranker verify {self.manifest.folder}") from error
-        if not same:
-            raise BundleError(f"{path} is not the file of its manifest; run: ranker verify {self.manifest.folder}")
+    def _shortened_ids(self, items: Sequence[str]) -> list[Int32]:
+        assert self._shortener is not None
+        return self._encoder.ids([self._shortener.shorten(item) for item in items])
 
     def _forked(self) -> None:
         """Let go of threads that stayed in the parent, and of locks that they may have held."""
         self._lock = threading.Lock()
         self._scorer = None
         self._encoder.forked()
-        self._tokens.forked()
+        self._queries.forked()
+        self._items.forked()
 
 
 _alive: weakref.WeakSet[Ranker] = weakref.WeakSet()
