@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from distill.errors import ConfigError
 from distill.records import UNKNOWN, Float32, Int32, Int64, Split
 from distill.tokens import PairTokens
 
@@ -18,16 +19,23 @@ class Lessons:
     Attributes:
         pairs: of the training split, and drawn ones, a list a query.
         scores: the teacher's, float32 [pairs].
+        scale: what the scores are, `distill.scores.scale`.
     """
 
     pairs: PairTokens
     scores: Float32
+    scale: str
 
     def with_drawn(self, drawn: Lessons, relevant: int, *, hard_negatives: int, margin: float) -> Lessons:
         """Return these judged pairs and drawn ones together; see `label_hard_negatives` for the options.
 
         `drawn` has the tokens of all queries, its own behind those of the data set.
+
+        Raises:
+            ConfigError: if the scores of the two are of different scales.
         """
+        if drawn.scale != self.scale:
+            raise ConfigError(f"the teacher's scores are {self.scale} of judged pairs and {drawn.scale} of drawn ones")
         grades = label_hard_negatives(
             self.pairs.split,
             self.scores,
@@ -39,7 +47,7 @@ class Lessons:
         )
         split, order = join(self.pairs.split, replace(drawn.pairs.split, grade=grades))
         pairs = PairTokens(split, drawn.pairs.table, self.pairs.encoder)
-        return Lessons(pairs, np.concatenate([self.scores, drawn.scores])[order])
+        return Lessons(pairs, np.concatenate([self.scores, drawn.scores])[order], self.scale)
 
 
 def label_hard_negatives(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 2, "tokens": 1, "warm": 1, "teacher": 1, "scores": 1, "student": 1, "graphs": 4}
+VERSIONS = {"data": 2, "tokens": 1, "warm": 1, "teacher": 2, "scores": 2, "student": 2, "graphs": 4}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -194,15 +194,13 @@ def student(
         pairs, dev = _training_pairs(
             config, data, tokens, teacher.folder, config.student.max_length, config.student.fit.dev_queries
         )
-        lessons = Lessons(pairs, scores_.read(scores.folder))
+        lessons = Lessons(pairs, scores_.read(scores.folder), scores_.scale(scores.folder))
         if drawn is not None:
             lessons = _with_drawn(lessons, config.augment, data, drawn)
         student_.write(
             teacher.folder,
-            lessons.pairs,
+            lessons,
             dev,
-            lessons.scores,
-            scale=scores_.scale(scores.folder),
             layers=layers,
             student=config.student,
             terms=config.loss.terms,
@@ -222,9 +220,8 @@ def _with_drawn(lessons: Lessons, counts: Augment, data: Built, drawn: tuple[Bui
 
     assert isinstance(counts, DrawnAugment)
     pairs, scored = drawn
-    added = Lessons(
-        augment.open_pairs(pairs.folder, lessons.pairs.table, lessons.pairs.encoder), scores_.read(scored.folder)
-    )
+    drawn_pairs = augment.open_pairs(pairs.folder, lessons.pairs.table, lessons.pairs.encoder)
+    added = Lessons(drawn_pairs, scores_.read(scored.folder), scores_.scale(scored.folder))
     relevant = int(RankingData.open(data.folder).summary["relevant"])
     return lessons.with_drawn(added, relevant, hard_negatives=counts.hard_negatives, margin=counts.margin)
 

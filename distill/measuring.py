@@ -81,9 +81,10 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
     max_length = config.teacher.max_length if name == "teacher" else config.student.max_length
     options: dict[str, Any] = {"max_length": max_length, "queries": config.measure.parity_queries, "seed": config.seed}
     inputs = {"data": data.key, "graphs": graphs.key}
-    libraries, openvino = RUNTIME, _openvino_precisions(config)
+    libraries, openvino = [*RUNTIME], _openvino_precisions(config)
     if openvino:
-        options["openvino"], libraries = openvino, (*RUNTIME, "openvino")
+        options["openvino"] = openvino
+        libraries.append("openvino")
     stage = Stage("parity", VERSIONS["parity"], options, inputs, libraries=libraries, title=f"{name} parity")
 
     def build(out: Path) -> None:
@@ -99,8 +100,8 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
                 precision = next((each for each in ("int8", "weight8") if each in form), "fp32")
                 forms[form] = System(name, "onnxruntime", precision, model.folder, graphs.folder / file, max_length, 0)
         for precision in openvino:
-            form, file = f"openvino {precision}", graphs.folder / FP32
-            forms[form] = System(name, "openvino", precision, model.folder, file, max_length, 0)
+            system = System(name, "openvino", precision, model.folder, graphs.folder / FP32, max_length, 0)
+            forms[f"openvino {precision}"] = system
         references = [(form, other) for form, other in COMPARED if form in forms and other in forms]
         parity_.write(forms, references, list(records.lists(split)), split.grade, _share(config), out)
 

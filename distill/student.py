@@ -17,6 +17,7 @@ from distill import word_table
 from distill.device import Device
 from distill.imitation import imitating, unscored
 from distill.importance import measure
+from distill.lessons import Lessons
 from distill.models import read_config
 from distill.objective import weighted_loss
 from distill.pruning import Rivals
@@ -27,7 +28,7 @@ from distill.state_terms import score_terms, state_terms
 from distill.states import every_token
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
-from distill.train import encoder_parameters, train_ranker
+from distill.train import scoring_cost, train_ranker
 from distill.vocabulary import choose
 from distill.width import Width, freezes, student_width
 from export.cls_only import load_ranker, save_ranker
@@ -96,11 +97,9 @@ def initial_student(
 
 def write(
     teacher: Path,
-    pairs: PairTokens,
+    lessons: Lessons,
     dev: PairTokens,
-    teacher_scores: Float32,
     *,
-    scale: str,
     layers: Sequence[int],
     student: Student,
     terms: Mapping[str, Term],
@@ -113,10 +112,8 @@ def write(
 
     Args:
         teacher: the teacher's folder.
-        pairs: the training pairs.
+        lessons: the training pairs with the teacher's scores.
         dev: the dev pairs that choose the best evaluation.
-        teacher_scores: of the training pairs, float32 [pairs].
-        scale: what they are, `distill.scores.scale`.
         layers: the teacher's layers that the student takes.
         student: its options.
         terms: the losses.
@@ -129,9 +126,9 @@ def write(
         ConfigError: if a loss asks for teacher scores of another scale, or the vocabulary would lose too much.
         Pruned: if the student is hopeless beside its rivals.
     """
-    device = Device.resolve(train)
+    device, pairs = Device.resolve(train), lessons.pairs
     set_seed(seed)
-    model = initial_student(teacher, layers, pairs, teacher_scores, student, device.attention, seed)
+    model = initial_student(teacher, layers, pairs, lessons.scores, student, device.attention, seed)
     theirs = read_config(teacher)["hidden_size"]
     train = replace(train, freeze_embeddings=freezes(train, model.config.hidden_size, theirs))
     if student.vocabulary.min_count is not None:
@@ -139,7 +136,7 @@ def write(
         kept = choose(student.vocabulary, teacher, pairs, dev, size=config.vocab_size, width=config.hidden_size)
         (out / "vocabulary.json").write_text(json.dumps(kept.summary, indent=2) + "\n", encoding="utf-8")
         word_table.cut(model, kept.ids, kept.unknown)
-    known = {"teacher": teacher_scores, "grades": pairs.split.grade.astype("float32")}
+    known = {"teacher": lessons.scores, "grades": pairs.split.grade.astype("float32")}
     scored, compared = score_terms(terms), state_terms(terms)
     if compared:
         model = every_token(model)
@@ -149,7 +146,7 @@ def write(
             pairs,
             dev,
             known,
-            weighted_loss(scored, scale) if scored else unscored,
+            weighted_loss(scored, lessons.scale) if scored else unscored,
             imitation=imitation,
             fit=student.fit,
             train=train,
@@ -157,7 +154,7 @@ def write(
             seed=seed,
             out=out,
             what="student",
-            watch=None if rivals is None else partial(rivals.check, encoder_parameters(model) * student.max_length),
+            watch=None if rivals is None else partial(rivals.check, scoring_cost(model, pairs)),
         )
     word_table.expand(model)
     save_ranker(model, str(out))

@@ -235,10 +235,15 @@ def train_ranker(
         "kept": fit.keep,
         "best_step": trainer.state.best_global_step,
         f"best_dev_{METRIC}": trainer.state.best_metric,
-        "cost": float(encoder_parameters(model) * pairs.encoder.max_length),
+        "cost": scoring_cost(model, pairs),
         "history": history,
     }
     (out / "training.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def scoring_cost(model: BertForSequenceClassification, pairs: PairTokens) -> float:
+    """Return what scoring a pair costs, up to a constant: the encoder's parameters times a pair's mean tokens."""
+    return float(encoder_parameters(model) * pairs.lengths.mean())
 
 
 def encoder_parameters(model: BertForSequenceClassification) -> int:

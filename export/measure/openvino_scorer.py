@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,34 +51,42 @@ class OpenvinoScorer(TokenScorer):
     """Scores pairs padded to the next multiple of `BUCKET` tokens, up to `BATCH` of one bucket a call.
 
     What a pair is padded to depends on the pair alone, so its score is the same in every list, within rounding. For one
-    caller at a time: each thread has one infer request.
+    caller at a time, whose thread alone calls OpenVINO: its bindings (2026.4) deadlock when two threads call first.
 
     Args:
         graph: ONNX file in fp32.
         encoder: of the graph's checkpoint; its `max_length` bounds the longest bucket.
-        threads: calls at a time, each on one thread.
+        threads: calls that are computed at a time, each on one thread of OpenVINO's own.
         precision: of the products, "fp32" or "bf16".
     """
 
     def __init__(self, graph: Path, encoder: PairEncoder, threads: int, precision: str) -> None:
         self.encoder = encoder
         compiled = compile_graph(graph, threads, precision)
-        self._requests = [compiled.create_infer_request() for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="openvino")
+        self._requests = [compiled.create_infer_request() for _ in range(2 * threads)]  # a stream's next one waits
 
     def score_tokens(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Float32:
         """See `TokenScorer.score_tokens`."""
         scores = np.empty(len(items), dtype=np.float32)
-        tasks = iter(self._tasks(queries, items))
+        running: deque[tuple[ov.InferRequest, list[int]]] = deque()
+        idle = [*self._requests]
 
-        def work(request: ov.InferRequest) -> None:
-            for width, rows in tasks:  # a list's iterator gives each task to one thread
-                feed = self.encoder.batch([queries[row] for row in rows], [items[row] for row in rows])
-                padded = {name: np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for name, ids in feed.items()}
-                scores[rows] = request.infer(padded, share_inputs=True)[OUTPUT][:, 0]
+        def collect() -> None:
+            request, rows = running.popleft()
+            request.wait()
+            scores[rows] = request.get_output_tensor().data[:, 0]
+            idle.append(request)
 
-        for done in [self._pool.submit(work, request) for request in self._requests]:
-            done.result()
+        for width, rows in self._tasks(queries, items):
+            feed = self.encoder.batch([queries[row] for row in rows], [items[row] for row in rows])
+            padded = {name: np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for name, ids in feed.items()}
+            if not idle:
+                collect()
+            request = idle.pop()
+            request.start_async(padded, share_inputs=True)
+            running.append((request, rows))
+        while running:
+            collect()
         return scores
 
     def _tasks(self, queries: Sequence[Int32], items: Sequence[Int32]) -> list[tuple[int, list[int]]]:
@@ -95,5 +103,4 @@ class OpenvinoScorer(TokenScorer):
         ]
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
+        """Nothing to end: the threads go with the requests."""

@@ -24,6 +24,7 @@ from distill.data import beir as beir_data
 from distill.device import Device
 from distill.errors import ConfigError
 from distill.imitation import PROJECTIONS, imitating, unscored
+from distill.lessons import Lessons
 from distill.objective import weighted_loss
 from distill.records import RankingData
 from distill.schema import Attention, Embedding, Fit, Hidden, Kl, Relations, Student, Train
@@ -172,7 +173,7 @@ def test_without_dropout_a_step_sees_the_student_that_is_evaluated(made, tmp_pat
 def test_what_is_saved_is_an_ordinary_student(made, tmp_path, precision):
     terms = {"hidden": Hidden(), "attention": Attention(), "relations": Relations(heads=8), "kl": Kl()}
     student.write(
-        made.teacher, made.pairs, made.dev, np.zeros(len(made.pairs), np.float32), scale="logit", layers=[0, 2],
+        made.teacher, Lessons(made.pairs, np.zeros(len(made.pairs), np.float32), "logit"), made.dev, layers=[0, 2],
         student=Student(layers=2, hidden_size=32, max_length=24, fit=FIT), terms=terms,
         train=Train(precision=precision, freeze_embeddings=True), seed=0, rivals=None, out=tmp_path,
     )  # fmt: skip

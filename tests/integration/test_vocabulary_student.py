@@ -18,6 +18,7 @@ from transformers import BertForSequenceClassification, BertTokenizerFast
 
 from distill import student, teacher, tokens
 from distill.data import beir as beir_data
+from distill.lessons import Lessons
 from distill.records import RankingData
 from distill.schema import EncoderTeacher, Fit, MarginMse, Student, Train, Vocabulary
 from distill.tokens import PairTokens, TokenTable
@@ -68,7 +69,7 @@ def distil(made, out, vocabulary=Vocabulary(min_count=1), rivals=None):  # noqa:
     scores = np.random.default_rng(0).normal(size=len(made.pairs)).astype(np.float32)
     options = Student(layers=2, hidden_size=WIDTH, max_length=24, vocabulary=vocabulary, fit=FIT)
     student.write(
-        made.teacher, made.pairs, made.dev, scores, scale="logit", layers=[0, 1], student=options,
+        made.teacher, Lessons(made.pairs, scores, "logit"), made.dev, layers=[0, 1], student=options,
         terms={"margin_mse": MarginMse()}, train=TRAIN, seed=0, rivals=rivals, out=out,
     )  # fmt: skip
 

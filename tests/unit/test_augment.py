@@ -175,7 +175,9 @@ def test_lessons_keep_each_pairs_score(data, drawn, table, encoder):
     judged = PairTokens(data.splits["train"], table, pair_encoder)
     more = augment.open_pairs(drawn[0], table, pair_encoder)
     value = lambda pairs: (pairs.query * 1000.0 + pairs.split.item).astype(np.float32)  # noqa: E731
-    both = Lessons(judged, value(judged)).with_drawn(Lessons(more, value(more)), 1, hard_negatives=1, margin=0.0)
+    both = Lessons(judged, value(judged), "logit").with_drawn(
+        Lessons(more, value(more), "logit"), 1, hard_negatives=1, margin=0.0
+    )
     assert len(both.pairs) == len(judged) + len(more)
     assert (both.scores == value(both.pairs)).all()
     assert (both.pairs.split.grade == 0).sum() > (judged.split.grade == 0).sum()
@@ -201,3 +203,12 @@ def test_wrong_options_are_refused_by_name(wrong, told):
     with pytest.raises(ConfigError) as refused:
         convert(composed)
     assert told in str(refused.value)
+
+
+def test_scores_of_another_scale_are_refused(data, table, encoder):
+    judged = PairTokens(data.splits["train"], table, PairEncoder.load(encoder, 24))
+    scores = np.zeros(len(judged), dtype=np.float32)
+    with pytest.raises(ConfigError, match="probability"):
+        Lessons(judged, scores, "logit").with_drawn(
+            Lessons(judged, scores, "probability"), 1, hard_negatives=0, margin=0
+        )

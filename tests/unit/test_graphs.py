@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from export.bert_graph import write_bert_graph
 from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 from export.errors import GraphError, ModelError
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
-from export.measure.systems import System
 from export.fusing import fuse_graph, trace_graph
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
 from export.int8 import Int8
+from export.measure.systems import System
 from export.onnx import write_graphs
 from export.quantize import quantize_graph
 from export.runtime.scorer import BatchScorer, PairScorer
