@@ -38,8 +38,8 @@ from export.runtime.manifest import EVALUATION
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "rankdistill", "torch", "transformers", "optimum-onnx", "onnxruntime", "onnx", "tokenizers", "datasets", "numpy",
-    "bm25s", "hydra-core",
+    "rankdistill", "torch", "transformers", "optimum-onnx", "onnxruntime", "openvino", "onnx", "tokenizers", "datasets",
+    "numpy", "bm25s", "hydra-core",
 )  # fmt: skip
 
 

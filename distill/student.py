@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 
 
 def choose_layers(layers: int | Sequence[int], teacher_layers: int) -> list[int]:
-    """Return which of the teacher's layers a student takes: a list as it is, a number spread evenly, the first kept.
+    """Return which of the teacher's layers a student takes: a list as it is, a number spread evenly, the last kept.
 
-    One layer is the first; two are the first and the last; three add the middle one.
+    One layer is the last, which wrote what the pooler reads: it ended nearer to the teacher than the
+    first (docs/students.md). Two are the first and the last; three add the middle one.
     """
     if not isinstance(layers, int):
         return list(layers)
-    return [int(layer) for layer in np.linspace(0, teacher_layers - 1, layers).round()]
+    return [int(layer) for layer in np.linspace(teacher_layers - 1, 0, layers).round()[::-1]]
 
 
 def build_student(teacher: Path, layers: Sequence[int], attention: str) -> BertForSequenceClassification:

@@ -15,14 +15,14 @@ from export.runtime.tokens import SPECIAL, Int32, PairEncoder
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # precisions and what OpenVINO calls them
 # Kernels are made for every new shape (2 to 10 ms each, a call takes 1), so pairs are padded to a few lengths
-BUCKET = 16  # tokens; 8, 16 and 32 took the same time on two sets of texts
-BATCH = 4  # pairs of one bucket a call: 9 to 12% less CPU time than one, as little as 3% more than eight
+BUCKET = 16  # tokens; with 8, 16 and 32 the same CPU time within 5% on two sets of texts
+BATCH = 4  # pairs of one bucket a call: 4 to 14% less CPU time than one, at most 7% more than eight
 
 
 def compile_graph(graph: Path, threads: int, precision: str) -> ov.CompiledModel:
     """Compile a graph for the CPU, its shapes left open, with `threads` streams of one thread each.
 
-    One stream of all threads took 1.2 to 1.5 times as long here: a small graph's products are too short to be shared.
+    One stream of all threads took 1.1 to 1.5 times as long here: a small graph's products are too short to be shared.
 
     Raises:
         ModelError: if the file is no cross-encoder's graph that OpenVINO can run, or would run in another precision.

@@ -145,3 +145,19 @@ def test_embeddings_are_frozen_where_they_are_the_teachers(hidden, frozen):
     assert freezes(Train(), hidden, 384) is frozen
     for given in (True, False):
         assert freezes(Train(freeze_embeddings=given), hidden, 384) is given
+
+
+@pytest.mark.parametrize(
+    ("layers", "teacher", "taken"),
+    [(1, 6, [5]), (2, 6, [0, 5]), (6, 6, [0, 1, 2, 3, 4, 5]), (3, 5, [0, 2, 4]), (1, 1, [0]), ([1, 3], 6, [1, 3])],
+)
+def test_layers_are_spread_evenly_and_the_last_is_kept(layers, teacher, taken):
+    assert choose_layers(layers, teacher) == taken
+
+
+@pytest.mark.parametrize("teacher", [6, 12])
+def test_no_layer_is_taken_twice(teacher):
+    for layers in range(1, teacher + 1):
+        taken = choose_layers(layers, teacher)
+        assert taken == sorted(set(taken))
+        assert (len(taken), taken[-1]) == (layers, teacher - 1)
