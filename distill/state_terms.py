@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.rules import problem
 from distill.schema import Attention, Config, Embedding, Hidden, Relations, StateTerm, Term
-from distill.validate import problem
 from distill.width import Width, freezes, student_width
 
 UNIFORM = "uniform"

@@ -1,171 +1,34 @@
-"""What every option may be: ranges, and what options ask of each other."""
+"""What options ask of each other, and of what is installed."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.rules import TRACKERS, broken_rules, problem
 from distill.schema import (
-    AdrMse,
-    Attention,
-    BeirData,
     Config,
-    Data,
     Draw,
     DrawnAugment,
     EncoderTeacher,
-    Export,
-    Fit,
-    Hidden,
     HubData,
     Input,
     Int8,
-    Kl,
     Labels,
-    LambdaLoss,
-    Loss,
-    Measure,
     MlflowTrack,
-    RankNet,
-    Relations,
-    SearchedInt8,
     SimilarityWarm,
     SlateData,
     StateTerm,
-    Student,
-    Teacher,
-    Term,
-    Train,
-    Vocabulary,
 )
 from distill.tracker_uri import uri_problem, without_password
 from export import node_groups
 from export.errors import UserError
 from export.extras import require
 from export.measure import budget
-from export.runtime.tokens import SPECIAL
-
-PRECISIONS = ("auto", "fp32", "bf16")
-ATTENTIONS = ("auto", "eager", "sdpa")
-SPLITS = ("dev", "test")
-ENGINES = ("onnxruntime", "openvino")  # of graphs; what is handed over is measured in the first
-CRITERIA = ("fisher", "taylor", "magnitude")
-FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
-MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
-# trackers of transformers' Trainer, each named like the module it needs
-TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
-
-Rule = tuple[str, Callable[[Any], bool], str]  # option, whether a value is allowed, what is allowed
-
-
-def at_least(least: float) -> tuple[Callable[[Any], bool], str]:
-    """Allow finite numbers from `least` on, and None."""
-    return lambda value: value is None or (math.isfinite(value) and value >= least), f"a number >= {least:g}"
-
-
-def between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    """Allow numbers strictly between two."""
-    return lambda value: low < value < high, f"a number between {low:g} and {high:g}"
-
-
-def one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
-    """Allow these words."""
-    return lambda value: value in allowed, "one of " + ", ".join(allowed)
-
-
-def _positive(value: Any) -> bool:
-    return bool(math.isfinite(value) and value > 0)
-
-
-def _any_weight(terms: dict[str, Term]) -> bool:
-    return any(term is not None and term.weight > 0 for term in terms.values())
-
-
-def _is_layer_map(layer_map: Any) -> bool:
-    if isinstance(layer_map, list):
-        return bool(layer_map) and all(type(layer) is int and layer >= 0 for layer in layer_map)
-    return bool(layer_map == "uniform")
-
-
-def _is_engines(engines: list[str]) -> bool:
-    return ENGINES[0] in engines and set(engines) <= set(ENGINES) and len(set(engines)) == len(engines)
-
-
-LAYER_MAP = (_is_layer_map, "uniform, or a list with one of the teacher's layers, from 0, for each of the student's")
-POSITIVE = (_positive, "a number > 0")
-ENGINE_LIST = (_is_engines, f"[{ENGINES[0]}], which the bundle is served with, or [{', '.join(ENGINES)}]")
-SHARE = (lambda value: 0 <= value < 1, "a number from 0, below 1")
-
-RULES: dict[type, Sequence[Rule]] = {
-    Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
-             ("seed", *at_least(0))],
-    Data: [("seed", *at_least(0))],
-    SlateData: [
-        ("history", *between(0, 1)), ("liked_titles", *at_least(1)), ("max_positives", *at_least(1)),
-        ("max_disliked", *at_least(0)), ("candidates", *at_least(2)), ("dev_users", *at_least(1)),
-        ("test_users", *at_least(1)),
-    ],
-    BeirData: [("relevant", *at_least(1)), ("candidates", *at_least(2)), ("dev_fraction", *between(0, 1))],
-    HubData: [("relevant", *at_least(1)), ("dev_fraction", *between(0, 1)), ("max_queries", *at_least(1))],
-    Fit: [
-        ("epochs", *POSITIVE), ("max_pairs", *at_least(1)), ("learning_rate", *POSITIVE), ("head_rate", *POSITIVE),
-        ("warmup", *SHARE), ("weight_decay", *at_least(0)), ("group_size", *at_least(2)),
-        ("batch_groups", *at_least(1)), ("batch_tokens", *at_least(1)), ("evaluations", *at_least(1)),
-        ("keep", *one_of("best", "last")), ("dev_queries", *at_least(1)),
-    ],
-    Teacher: [("max_length", *at_least(SPECIAL + 2))],
-    Student: [
-        ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
-        ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
-        ("refit_pairs", *at_least(0)),
-    ],
-    Input: [
-        ("fields", *one_of(*FIELDS)), ("words", *at_least(1)), ("keep", *one_of(*KEEPS)), ("pairs", *at_least(1)),
-    ],
-    Draw: [
-        ("bm25", *at_least(0)), ("embedding", *at_least(0)), ("random", *at_least(0)), ("item_queries", *at_least(0)),
-        ("crossed_queries", *at_least(0)), ("seed", *at_least(0)),
-    ],
-    DrawnAugment: [("hard_negatives", *at_least(0)), ("margin", *at_least(0))],
-    SimilarityWarm: [("scale", *POSITIVE)],
-    Vocabulary: [("min_count", *at_least(1)), ("max_unknown", *SHARE)],
-    Term: [("weight", *at_least(0))],
-    Kl: [("temperature", *POSITIVE)],
-    RankNet: [("sigma", *POSITIVE)],
-    LambdaLoss: [("sigma", *POSITIVE), ("mu", *at_least(0))],
-    AdrMse: [("temperature", *POSITIVE)],
-    Hidden: [("layer_map", *LAYER_MAP)],
-    Attention: [("layer_map", *LAYER_MAP)],
-    Relations: [("heads", *at_least(1)), ("teacher_layer", *at_least(0))],
-    Loss: [("terms", _any_weight, "at least one with weight > 0")],
-    Train: [
-        ("precision", *one_of(*PRECISIONS)), ("attention", *one_of(*ATTENTIONS)), ("dropout", *SHARE),
-        ("accumulate", *at_least(1)), ("score_batch", *at_least(1)),
-    ],
-    Int8: [
-        ("smooth", lambda v: v is None or 0 <= v <= 1, "a number from 0 to 1, or null"),
-        ("outliers", lambda v: 0 <= v <= MOST_OUTLIERS, f"0 to {MOST_OUTLIERS}"), ("calibration", *at_least(1)),
-    ],
-    SearchedInt8: [
-        ("queries", *at_least(1)), ("max_drop", *SHARE), ("min_overlap", lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    ],
-    Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
-    Measure: [
-        ("split", *one_of(*SPLITS)), ("engines", *ENGINE_LIST), ("threads", *at_least(1)),
-        ("latency_queries", *at_least(1)), ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)),
-        ("parity_queries", *at_least(1)),
-        ("confidence", *between(0, 1)), ("resamples", *at_least(100)),
-    ],
-    MlflowTrack: [
-        ("experiment", lambda v: v.strip() and len(v) <= 500, "a name of at most 500 characters"),
-        ("model", lambda v: v is None or (v.strip() and not {"/", ":"} & set(v)), "a name without / and :"),
-    ],
-}  # fmt: skip
 
 
 def validate(config: Config) -> None:
@@ -175,7 +38,7 @@ def validate(config: Config) -> None:
         ConfigError: with a line for each option that cannot be: its name, its value, what is allowed.
     """
     problems = [
-        *_broken_rules(config, ""),
+        *broken_rules(config, ""),
         *_cross_checks(config),
         *_step_checks(config),
         *_vocabulary_checks(config),
@@ -189,25 +52,6 @@ def validate(config: Config) -> None:
     ]
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def problem(option: str, value: Any, allowed: str) -> str:
-    """Return the line that tells of a wrong option."""
-    return f"{option}={value}: allowed is {allowed}"
-
-
-def _broken_rules(node: Any, prefix: str) -> Iterator[str]:
-    for kind in type(node).__mro__:
-        for option, allows, allowed in RULES.get(kind, ()):
-            value = getattr(node, option)
-            if not allows(value):
-                yield problem(prefix + option, value, allowed)
-    for each in fields(node):
-        value = getattr(node, each.name)
-        children = value.items() if isinstance(value, dict) else [("", value)]
-        for name, child in children:
-            if is_dataclass(child):
-                yield from _broken_rules(child, f"{prefix}{each.name}.{name + '.' if name else ''}")
 
 
 def _cross_checks(config: Config) -> Iterator[str]:

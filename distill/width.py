@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.rules import problem
 from distill.schema import Student, Train
-from distill.validate import problem
 
 
 @dataclass(frozen=True)

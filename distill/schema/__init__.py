@@ -1,4 +1,4 @@
-"""Every option and its type, by nouns; only here is Hydra's ConfigStore known. `distill.validate` says what may be."""
+"""Every option and its type, by nouns; only here is Hydra's ConfigStore known. `distill.rules` says what may be."""
 
 from __future__ import annotations
 
