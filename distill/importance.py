@@ -63,7 +63,7 @@ def measure(
         model: a cross-encoder on the CPU, in fp32.
         pairs: the training pairs.
         teacher: the teacher's logits of them, float32 [pairs].
-        criterion: one of `distill.validate.CRITERIA`.
+        criterion: one of `distill.rules.CRITERIA`.
         count: about how many of the pairs to take.
         seed: of which.
     """

@@ -23,8 +23,8 @@ from distill.shrink import Parts
 from distill.tokens import PairTokens
 
 BATCH = 64  # pairs
-# of the inputs' mean square, towards the weights as they are. A tenth of it is nearer to the teacher before training and
-# further after: little is left of weights that are large where the data says nothing.
+# of the inputs' mean square, towards the weights as they are; with a tenth of it a student is nearer to its teacher
+# before training and at best as near after: large weights where the data says nothing do not last
 RIDGE = 0.03
 FREE = 1e-6  # the same for the bias, which is free but for rounding
 LEAST = 1e-6  # variance of a normalised dimension that a gain is fitted to

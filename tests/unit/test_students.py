@@ -37,8 +37,9 @@ def named(name: str, *overrides: str) -> Student:
 
 
 def listed() -> dict[str, list[str]]:
-    """Return the rows of the table of docs/students.md by name."""
-    lines = (ROOT / "docs/students.md").read_text(encoding="utf-8").splitlines()
+    """Return the rows of the first table of docs/students.md by name."""
+    text = (ROOT / "docs/students.md").read_text(encoding="utf-8")
+    lines = text.partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `l")]
     return {row[0].strip("`"): row[1:] for row in rows}
 
