@@ -118,6 +118,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths are short
+    (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # a cluster's address is written there, made or not
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     it = Cluster(initialize_head=True, head_node_args=node | {"temp_dir": place})
     it.add_node(num_cpus=1, object_store_memory=80_000_000)
