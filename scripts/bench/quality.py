@@ -93,7 +93,9 @@ def command(job: Job, folder: Path | None, extra: list[str]) -> list[str]:
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]
-    return arguments + (LABELS if job.labels_alone else []) + extra
+    if job.labels_alone:  # an option of `augment` has no place where there is none
+        return arguments + LABELS + [each for each in extra if not each.startswith("augment.")]
+    return arguments + extra
 
 
 def finished(work: Path, job: Job) -> Path | None:
