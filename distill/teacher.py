@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import set_seed
 
 from distill import losses
 from distill.device import Device
 from distill.models import FILES
-from distill.schema import EncoderTeacher, Train
+from distill.records import Float32
+from distill.schema import EncoderTeacher, Fit, Train
 from distill.tokens import PairTokens
-from distill.train import train_ranker
+from distill.train import Loss, train_ranker
 from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
 
 
@@ -21,26 +24,41 @@ def write_tuned(
     encoder: Path, pairs: PairTokens, dev: PairTokens, teacher: EncoderTeacher, train: Train, seed: int, out: Path
 ) -> None:
     """Fine-tune an encoder with a listwise loss on the graded labels and save the cross-encoder in `out`."""
+    known = {"grades": pairs.split.grade.astype("float32")}
+    write_trained(
+        encoder, pairs, dev, known, _by_labels, fit=teacher.fit, train=train, seed=seed, out=out, what="teacher"
+    )
+
+
+def _by_labels(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    return losses.listwise_labels(scores, batch["grades"], batch["mask"])
+
+
+def write_trained(
+    begin: Path,
+    pairs: PairTokens,
+    dev: PairTokens,
+    known: Mapping[str, Float32],
+    loss: Loss,
+    *,
+    fit: Fit,
+    train: Train,
+    seed: int,
+    out: Path,
+    what: str,
+) -> None:
+    """Train a cross-encoder that begins as an encoder, or as another cross-encoder, and save it in `out`.
+
+    The other arguments are those of `distill.train.train_ranker`.
+    """
     device = Device.resolve(train)
-    set_seed(seed)  # of the new classifier
+    set_seed(seed)  # of a new classifier
     model = ClsOnlyBert.from_pretrained(
-        encoder, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
+        begin, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
     )
-    train_ranker(
-        model,
-        pairs,
-        dev,
-        {"grades": pairs.split.grade.astype("float32")},
-        lambda scores, batch: losses.listwise_labels(scores, batch["grades"], batch["mask"]),
-        fit=teacher.fit,
-        train=train,
-        device=device,
-        seed=seed,
-        out=out,
-        what="teacher",
-    )
+    train_ranker(model, pairs, dev, known, loss, fit=fit, train=train, device=device, seed=seed, out=out, what=what)
     save_ranker(model, str(out))
-    copy_tokenizer(encoder, out)
+    copy_tokenizer(begin, out)
 
 
 def write_as_is(model: Path, out: Path) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import set_seed
+from torch import Tensor
 
 from distill import losses
-from distill.device import Device
 from distill.records import Float32
 from distill.schema import SimilarityWarm, Train
-from distill.teacher import copy_tokenizer
+from distill.teacher import write_trained
 from distill.tokens import PairTokens
-from distill.train import train_ranker
-from export.cls_only import ClsOnlyBert, save_ranker
 
 
 def similarities(pairs: PairTokens, queries: Float32, items: Float32) -> Float32:
@@ -52,23 +49,11 @@ def write(
         seed: of the training.
         out: the stage's working folder.
     """
-    device = Device.resolve(train)
-    set_seed(seed)  # of the new classifier
-    model = ClsOnlyBert.from_pretrained(
-        encoder, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
+    known = {"similarity": similarity * np.float32(warm.scale)}
+    write_trained(
+        encoder, pairs, dev, known, _by_similarity, fit=warm.fit, train=train, seed=seed, out=out, what="warm-up"
     )
-    train_ranker(
-        model,
-        pairs,
-        dev,
-        {"similarity": similarity * np.float32(warm.scale)},
-        lambda scores, batch: losses.margin_mse(scores, batch["similarity"], batch["mask"]),
-        fit=warm.fit,
-        train=train,
-        device=device,
-        seed=seed,
-        out=out,
-        what="warm-up",
-    )
-    save_ranker(model, str(out))
-    copy_tokenizer(encoder, out)
+
+
+def _by_similarity(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    return losses.margin_mse(scores, batch["similarity"], batch["mask"])
