@@ -48,16 +48,17 @@ def measure(
     split = data.splits["train"]
     rows = np.random.default_rng(seed).choice(split.pairs, min(count, split.pairs), replace=False)
     queries, items = data.queries.texts(split.pair_query()[rows]), data.items.texts(split.item[rows])
-    total, occurrences = Counter[str](), Counter[str]()
+    total: dict[str, float] = {}
+    occurrences = Counter[str]()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for term, weight in _word_weights(model, folder, max_length, queries, items):
-            total[term] += weight  # type: ignore[assignment]  # a Counter adds floats as well
+            total[term] = total.get(term, 0.0) + weight
             occurrences[term] += 1
     finally:
         torch.set_num_threads(threads)
-    weights = {term: float(value) / occurrences[term] for term, value in total.items()}
+    weights = {term: value / occurrences[term] for term, value in total.items()}
     rare = [weights[term] for term, number in occurrences.items() if number == 1] or list(weights.values())
     return weights, float(np.mean(rare)) if rare else 0.0
 

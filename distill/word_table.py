@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (its customary name)
+from torch.nn import functional
 from transformers import BertForSequenceClassification
 
 from distill.records import Int64
@@ -34,7 +34,7 @@ class KeptEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Embedding's name for it)
         """Return the tokens' rows, float [..., width], of ids int64 [...]."""
-        return F.embedding(self.rows[input], self.weight, self.padding_idx)
+        return functional.embedding(self.rows[input], self.weight, self.padding_idx)
 
     def expanded(self) -> nn.Embedding:
         """Return the table of all tokens, the dropped ones' rows equal to [UNK]'s."""
