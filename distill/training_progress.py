@@ -1,0 +1,51 @@
+"""What a training tells while it runs: pairs, loss and nDCG@10 on dev."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from export.progress import Progress
+
+log = logging.getLogger(__name__)
+
+METRIC = "ndcg@10"
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Shows pairs trained, loss and dev nDCG@10."""
+
+    def __init__(self, what: str, pairs_per_step: float) -> None:
+        self.what, self.pairs_per_step = what, pairs_per_step
+        self._loss = ""
+
+    def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
+        """Open the bar at the step a checkpoint stood at."""
+        left = state.max_steps - state.global_step
+        self._bar = Progress(self.what, round(left * self.pairs_per_step), "pairs").__enter__()
+
+    def on_step_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        """Count a step."""
+        self._bar.update(round(self.pairs_per_step), self._loss)
+
+    def on_log(
+        self,
+        _: TrainingArguments,
+        state: TrainerState,
+        __: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **___: Any,
+    ) -> None:
+        """Keep the loss for the bar, and tell the dev nDCG."""
+        for name, value in (logs or {}).items():
+            if name == "loss":
+                self._loss = f"loss {value:.4f}"
+            if name == f"eval_{METRIC}":
+                log.info("%s: step %d of %d, dev nDCG@10 %.4f", self.what, state.global_step, state.max_steps, value)
+
+    def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        """Close the bar."""
+        self._bar.__exit__(None, None, None)
