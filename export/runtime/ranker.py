@@ -16,7 +16,7 @@ from export.errors import BundleError
 from export.runtime.kept_tokens import KeptTokens
 from export.runtime.manifest import TOKENIZER, Manifest, Variant
 from export.runtime.onnx_file import external_files
-from export.runtime.scorer import Float32, PairScorer
+from export.runtime.scorer import Float32, Pairs, PairScorer
 from export.runtime.shortener import Shortener
 from export.runtime.threads import available_cores
 from export.runtime.tokens import Int32, PairEncoder
@@ -138,11 +138,18 @@ class Ranker:
         Returns:
             Raw logits, float32 [items].
         """
-        if isinstance(items, str):
-            raise TypeError("items is one str; it is a sequence of them")
-        scorer = self._ready()
-        (tokens,) = self._queries.ids(_texts([query]))
-        return scorer.score_tokens([tokens] * len(items), self._items.ids(_texts([*items])))
+        scorer, queries, tokens = self._tokenised(query, items)
+        return scorer.score_tokens(queries, tokens)
+
+    def pairs(self, query: str, items: Sequence[str]) -> Pairs:
+        """Tokenise a query's items and return them as tasks, for whoever has threads of its own."""
+        scorer, queries, tokens = self._tokenised(query, items)
+        return scorer.pairs(queries, tokens)
+
+    @property
+    def key(self) -> str:
+        """Names the model: two rankers of one key give a pair the same score."""
+        return f"{self.manifest.content['key']}/{self.variant.name}"
 
     def close(self) -> None:
         """End the threads and give back the graph; closing twice does nothing."""
@@ -159,6 +166,13 @@ class Ranker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _tokenised(self, query: str, items: Sequence[str]) -> tuple[PairScorer, list[Int32], list[Int32]]:
+        if isinstance(items, str):
+            raise TypeError("items is one str; it is a sequence of them")
+        scorer = self._ready()
+        (tokens,) = self._queries.ids(_texts([query]))
+        return scorer, [tokens] * len(items), self._items.ids(_texts([*items]))
 
     def _ready(self) -> PairScorer:
         scorer = self._scorer

@@ -90,18 +90,12 @@ class PairScorer(TokenScorer):
 
     def score_tokens(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Float32:
         """See `TokenScorer.score_tokens`."""
-        scores = np.empty(len(items), dtype=np.float32)
-        tasks = iter(self._tasks(queries, items))
+        pairs = self.pairs(queries, items)
+        tasks = iter(pairs.tasks)
 
         def work() -> None:
-            for rows in tasks:  # a list's iterator gives each task to one thread
-                if len(rows) == 1:
-                    (row,) = rows
-                    feed = self.encoder.one(queries[row], items[row])
-                    scores[row] = self._session.run(NAMES, feed)[0][0, 0]
-                else:
-                    feed = self.encoder.equal([queries[row] for row in rows], [items[row] for row in rows])
-                    scores[rows] = self._session.run(NAMES, feed)[0][:, 0]
+            for task in tasks:  # a list's iterator gives each task to one thread
+                pairs.run(task)
 
         helpers = []
         if self._pool is not None:
@@ -112,27 +106,64 @@ class PairScorer(TokenScorer):
             waited = [helper for helper in helpers if not helper.cancel()]  # one that never began is not needed
             for helper in waited:
                 helper.result()
-        return scores
+        return pairs.scores
 
-    def _tasks(self, queries: Sequence[Int32], items: Sequence[Int32]) -> list[list[int]]:
-        """Return rows that share a call, the dearest first, so that no thread ends on a long one."""
-        room = self.encoder.max_length - SPECIAL
-        lengths = [min(len(q) + len(i), room) for q, i in zip(queries, items, strict=True)]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        if self.batch == 1:
-            return [[row] for row in order]
-        tasks: list[list[int]] = []
-        for row in order:
-            if tasks and len(tasks[-1]) < self.batch and lengths[tasks[-1][0]] == lengths[row]:
-                tasks[-1].append(row)
-            else:
-                tasks.append([row])
-        return tasks
+    def pairs(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Pairs:
+        """Return pairs as tasks, for whoever has threads of its own."""
+        return Pairs(self._session, self.encoder, queries, items, self.batch)
 
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+class Pairs:
+    """Pairs to be scored, parted into tasks that any threads may run in any order.
+
+    Attributes:
+        scores: float32 [pairs], raw logits; of the tasks that were run.
+        tasks: rows that share a call of the engine, the dearest first, so that no thread ends on a long one.
+        tokens: of each task, special ones included: what it costs.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        encoder: PairEncoder,
+        queries: Sequence[Int32],
+        items: Sequence[Int32],
+        batch: int,
+    ) -> None:
+        self._session, self._encoder, self._queries, self._items = session, encoder, queries, items
+        room = encoder.max_length - SPECIAL
+        lengths = [min(len(q) + len(i), room) for q, i in zip(queries, items, strict=True)]
+        self.scores = np.empty(len(items), dtype=np.float32)
+        self.tasks = _tasks(lengths, batch)
+        self.tokens = [len(rows) * (lengths[rows[0]] + SPECIAL) for rows in self.tasks]
+
+    def run(self, rows: Sequence[int]) -> None:
+        """Score a task's rows in the calling thread."""
+        if len(rows) == 1:
+            (row,) = rows
+            feed = self._encoder.one(self._queries[row], self._items[row])
+            self.scores[row] = self._session.run(NAMES, feed)[0][0, 0]
+        else:
+            feed = self._encoder.equal([self._queries[row] for row in rows], [self._items[row] for row in rows])
+            self.scores[list(rows)] = self._session.run(NAMES, feed)[0][:, 0]
+
+
+def _tasks(lengths: Sequence[int], batch: int) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    if batch == 1:
+        return [[row] for row in order]
+    tasks: list[list[int]] = []
+    for row in order:
+        if tasks and len(tasks[-1]) < batch and lengths[tasks[-1][0]] == lengths[row]:
+            tasks[-1].append(row)
+        else:
+            tasks.append([row])
+    return tasks
 
 
 class BatchScorer(TokenScorer):

@@ -1,0 +1,76 @@
+"""How a request's scores come about: which model scores which items, one step after the other.
+
+A plan is a generator of steps. Whoever drives it scores a step's items, sends the scores back, and gets the next step
+or, in the end, the request's scores. So one plan serves a library call (`score`), the service's threads
+(`dispatcher`), and can be wrapped (`score_cache.cached`) without knowing of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from typing import NamedTuple, Protocol
+
+from export.runtime.ranker import Ranker
+from export.runtime.scorer import Float32
+
+
+class Step(NamedTuple):
+    """Items that one model is to score for a query; answered with raw logits, float32 [items]."""
+
+    ranker: Ranker
+    query: str
+    items: Sequence[str]
+
+
+Steps = Generator[Step, Float32, Float32]
+
+
+class Plan(Protocol):
+    """What scores a request."""
+
+    @property
+    def key(self) -> Hashable:
+        """Names what the scores depend on besides the texts: two plans of one key give a request the same scores."""
+
+    def steps(self, query: str, items: Sequence[str]) -> Steps:
+        """Yield what is to be scored; return the request's scores, float32 [items], higher is better."""
+
+
+class OneModel:
+    """All items by one model.
+
+    Args:
+        ranker: the model.
+    """
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker = ranker
+
+    @property
+    def key(self) -> Hashable:
+        """See `Plan.key`."""
+        return self.ranker.key
+
+    def steps(self, query: str, items: Sequence[str]) -> Steps:
+        """See `Plan.steps`."""
+        return (yield Step(self.ranker, query, items))
+
+
+def score(plan: Plan, query: str, items: Sequence[str]) -> Float32:
+    """Score a query's items by a plan in the calling thread and its models' own threads.
+
+    Returns:
+        float32 [items].
+
+    Raises:
+        TypeError: if a text is no str.
+        RuntimeError: if a model of it is closed.
+    """
+    steps = plan.steps(query, items)
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(step.ranker.score_items(step.query, step.items))
+    except StopIteration as end:
+        scores: Float32 = end.value
+        return scores

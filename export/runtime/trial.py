@@ -1,0 +1,129 @@
+"""A candidate on a share of live requests: what it costs and how it ranks, beside the model that answers them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.runtime.scorer import Float32
+
+AT = 10  # items of an answer whose overlap is compared
+
+
+@dataclass(frozen=True)
+class TrialBudget:
+    """What a candidate must hold to be let in.
+
+    Attributes:
+        requests: how many of live traffic it is tried on.
+        max_slowdown: most of its thread time over that of the model that answers, on the same requests.
+        min_overlap: least mean overlap of the two models' first ten items, 0 to 1; 0 asks for none.
+        max_errors: most requests that it may fail.
+        seconds: after which too few requests are enough, unless there were none.
+    """
+
+    requests: int = 50
+    max_slowdown: float = 1.5
+    min_overlap: float = 0.5
+    max_errors: int = 0
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: naming the number that is out of range.
+        """
+        ranges = {
+            "requests": self.requests >= 1,
+            "max_slowdown": self.max_slowdown > 0,
+            "min_overlap": 0 <= self.min_overlap <= 1,
+            "max_errors": self.max_errors >= 0,
+            "seconds": self.seconds > 0,
+        }
+        for name, inside in ranges.items():
+            if not inside:
+                raise ValueError(f"trial.{name}={getattr(self, name)}: out of range")
+
+
+@dataclass(frozen=True)
+class TrialVerdict:
+    """Whether a candidate is let in.
+
+    Attributes:
+        accepted: whether it is.
+        reason: in words, with the numbers.
+    """
+
+    accepted: bool
+    reason: str
+
+
+class Trial:
+    """Gathers what live requests tell of a candidate. Any thread may call it.
+
+    Args:
+        budget: that it must hold.
+        began: the time, of a monotonic clock.
+    """
+
+    def __init__(self, budget: TrialBudget, began: float) -> None:
+        self.budget, self.began = budget, began
+        self._overlaps: list[float] = []
+        self._theirs = self._own = 0.0
+        self._errors: list[str] = []
+        self._lock = threading.Lock()
+
+    def saw(self, answered: Float32, candidate: Float32, answered_s: float, candidate_s: float) -> None:
+        """Compare the scores of one request and what they cost.
+
+        Args:
+            answered: by the model that answered, float32 [items].
+            candidate: by the candidate, float32 [items].
+            answered_s: thread seconds of the one.
+            candidate_s: thread seconds of the other.
+        """
+        with self._lock:
+            if not np.isfinite(candidate).all():
+                self._errors.append("scores that are no numbers")
+                return
+            self._overlaps.append(overlap(answered, candidate))
+            self._theirs += answered_s
+            self._own += candidate_s
+
+    def failed(self, error: BaseException) -> None:
+        """Count a request that the candidate could not answer."""
+        with self._lock:
+            self._errors.append(f"{type(error).__name__}: {error}")
+
+    def verdict(self, now: float) -> TrialVerdict | None:
+        """Return whether the candidate is let in; None while that is open."""
+        budget = self.budget
+        with self._lock:
+            seen = len(self._overlaps)
+            if len(self._errors) > budget.max_errors:
+                return TrialVerdict(False, f"{len(self._errors)} requests failed, the last by {self._errors[-1]}")
+            if seen < budget.requests and now - self.began < budget.seconds:
+                return None
+            if not seen:
+                return TrialVerdict(False, f"no live request in {budget.seconds:g} s to try it on")
+            slowdown = self._own / self._theirs if self._theirs > 0 else math.nan
+            mean = sum(self._overlaps) / seen
+        told = f"{seen} requests: {slowdown:.2f} times the thread time, overlap@{AT} {mean:.3f}"
+        if slowdown > budget.max_slowdown:
+            return TrialVerdict(False, f"{told}; slower than {budget.max_slowdown:g} times")
+        if mean < budget.min_overlap:
+            return TrialVerdict(False, f"{told}; ranks otherwise than {budget.min_overlap:g} allows")
+        return TrialVerdict(True, told)
+
+
+def overlap(one: Float32, other: Float32) -> float:
+    """Return the share of two rankings' first `AT` items that is in both; of equal scores the earlier item."""
+    count = min(AT, len(one))
+    if not count:
+        return 1.0
+    first, second = (np.argsort(-scores, kind="stable")[:count] for scores in (one, other))
+    return len(np.intersect1d(first, second)) / count
