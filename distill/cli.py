@@ -26,6 +26,7 @@ from distill.run import record_end
 from distill.sweep import plugins
 from distill.validate import validate
 from export.errors import UserError
+from export.measure.cascade_table import print_cascade
 from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
         log.info("%s", finding(tradeoff))
     else:
         print_tradeoff(tradeoff, Console())
+        if "cascade" in tradeoff:
+            print_cascade(tradeoff["cascade"], Console())
     for line in tradeoff.get("gate", {}).get("lines", ()):
         measured, low, high = line["measured"], line["low"], line["high"]
         found = NOTHING if measured is None else shown(measured, "amount")

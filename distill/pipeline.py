@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill import gathering, making, measuring, ranks
+from distill import cascading, gathering, making, measuring, ranks
 from distill.inputs import Read, is_whole
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
@@ -59,7 +59,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     latency = run_.keep("latency", measuring.latency(store, config, reads, systems))
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
         run_.keep(name, measure(store, config, read.data, student, student_graphs))
-    return run_.finish(Measured(reads, systems, predictions, baselines, latency, parity))
+    measured = Measured(reads, systems, predictions, baselines, latency, parity)
+    return run_.finish(measured, cascading.calibrate(run_, store, config, measured, teacher))
 
 
 def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:

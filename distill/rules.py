@@ -23,6 +23,7 @@ from distill.schema import (
     Int8,
     Kl,
     LambdaLoss,
+    LayeredCascade,
     Loss,
     Measure,
     MlflowTrack,
@@ -37,6 +38,7 @@ from distill.schema import (
     Train,
     Vocabulary,
 )
+from export.measure.cut_offs import RULES as CUT_RULES
 from export.runtime.tokens import SPECIAL
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -45,6 +47,7 @@ SPLITS = ("dev", "test")
 ENGINES = ("onnxruntime", "openvino")  # of graphs; what is handed over is measured in the first
 CRITERIA = ("fisher", "taylor", "magnitude")
 FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
+EIGHT_BITS = ("int8", "weight8")
 MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
 # trackers of transformers' Trainer, each named like the module it needs
 TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
@@ -79,6 +82,10 @@ def _is_layer_map(layer_map: Any) -> bool:
     if isinstance(layer_map, list):
         return bool(layer_map) and all(type(layer) is int and layer >= 0 for layer in layer_map)
     return bool(layer_map == "uniform")
+
+
+def _all_shares(values: list[float]) -> bool:
+    return all(0 < value < 1 for value in values)
 
 
 def _is_engines(engines: list[str]) -> bool:
@@ -142,6 +149,11 @@ RULES: dict[type, Sequence[Rule]] = {
     ],
     SearchedInt8: [
         ("queries", *at_least(1)), ("max_drop", *SHARE), ("min_overlap", lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    ],
+    LayeredCascade: [
+        ("last", *one_of(*EIGHT_BITS, "fp32")), ("rule", *one_of(*CUT_RULES)), ("depth", *at_least(1)),
+        ("tolerance", *between(0, 1)), ("confidence", *between(0, 1)),
+        ("ladder", _all_shares, "numbers between 0 and 1"),
     ],
     Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [

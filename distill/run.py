@@ -33,7 +33,7 @@ from export.measure import predictions as predictions_
 from export.measure.budget import Budget
 from export.measure.systems import System
 from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
-from export.runtime.manifest import EVALUATION
+from export.runtime.manifest import CASCADE, EVALUATION
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,12 @@ class Run:
             self._write("running")
         return built
 
-    def finish(self, measured: Measured) -> dict[str, Any]:
+    def finish(self, measured: Measured, cascade: Built | None) -> dict[str, Any]:
         """Put the trade-off together from what the stages measured; write it, the page and the run's record.
+
+        Args:
+            measured: those stages.
+            cascade: cut-offs between the student and other stages; None if it is served by itself.
 
         Returns:
             The content of tradeoff.json.
@@ -122,6 +126,8 @@ class Run:
             {"model": model} | row for model, built in measured.parity.items() for row in parity_.read(built.folder)
         ]
         tradeoff["graphs"] = self._graphs()
+        if cascade is not None:
+            tradeoff["cascade"] = json.loads((cascade.folder / CASCADE).read_text(encoding="utf-8"))
         tradeoff = dict(finite(tradeoff))
         text = json.dumps(tradeoff, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / "tradeoff.json", text + "\n")

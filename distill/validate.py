@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distill.cascading import BM25, locate_first
 from distill.errors import ConfigError
 from distill.rules import TRACKERS, broken_rules, problem
 from distill.schema import (
@@ -19,10 +20,13 @@ from distill.schema import (
     Input,
     Int8,
     Labels,
+    LayeredCascade,
     MlflowTrack,
+    NoQuantize,
     SimilarityWarm,
     SlateData,
     StateTerm,
+    Weight8,
 )
 from distill.tracker_uri import uri_problem, without_password
 from export import node_groups
@@ -46,6 +50,7 @@ def validate(config: Config) -> None:
         *_draw_checks(config),
         *_state_checks(config),
         *_exclude_checks(config),
+        *_cascade_checks(config),
         *_engine_checks(config),
         *_budget_checks(config),
         *_track_checks(config),
@@ -148,6 +153,23 @@ def _exclude_checks(config: Config) -> Iterator[str]:
         yield problem("quantize.exclude", pattern, f"{groups}, a node of these, or a glob")
     if not unknown and len(node_groups.excluded(quantize.exclude, nodes)) == len(nodes):
         yield problem("quantize.exclude", quantize.exclude, "fewer than all groups; in fp32 alone is quantize=none")
+
+
+def _cascade_checks(config: Config) -> Iterator[str]:
+    cascade, quantize = config.cascade, config.quantize
+    if not isinstance(cascade, LayeredCascade):
+        return
+    eight_bits = "weight8" if isinstance(quantize, Weight8) else "int8"
+    made = ["fp32"] if isinstance(quantize, NoQuantize) else ["fp32", eight_bits]
+    if cascade.last not in made:
+        yield problem("cascade.last", cascade.last, f"{' or '.join(made)} with quantize={quantize.kind}")
+    if config.student.input.fields != "all":  # a shortener stands in the bundle, but what fields are it cannot know
+        yield problem("student.input.fields", config.student.input.fields, f"all with cascade={cascade.kind}")
+    if cascade.first not in (None, BM25):
+        try:
+            locate_first(str(cascade.first))
+        except UserError as error:
+            yield str(error)
 
 
 def _engine_checks(config: Config) -> Iterator[str]:

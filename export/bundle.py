@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from export.files import folder_beside, publish_folder
 from export.measure import golden, serving
 from export.runtime.manifest import (
     CARD,
+    CASCADE,
     EVALUATION,
     FORMAT,
     GOLDEN,
@@ -34,6 +34,7 @@ from export.runtime.manifest import (
 )
 from export.runtime.tokens import SPECIAL
 from export.runtime.untrusted import hash_file
+from export.stage_bundles import StageSources, model_key
 from export.triton import model_config
 from export.variants import Offered, offered, served_int8
 
@@ -42,7 +43,6 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]",
 }  # fmt: skip
 IDENTITY = "torch.nn.modules.linear.Identity"  # sentence-transformers would put a sigmoid on a single output
-KEY_LENGTH = 16  # hex digits of the model's key
 LEFT_OUT = ("runs", "budget", "track", "bundle", "rivals")  # of the configuration: they say nothing of the model
 
 
@@ -58,6 +58,7 @@ class Sources:
         golden: folder of its golden pairs.
         serving: what was measured of its graphs' batches.
         shortener: file of what shortens items for it; None if it reads them as they are given.
+        cascade: the other stages of its cascade; None if it is served by itself.
     """
 
     tradeoff: Mapping[str, Any]
@@ -67,6 +68,7 @@ class Sources:
     golden: Path
     serving: Mapping[str, Any]
     shortener: Path | None
+    cascade: StageSources | None
 
     @classmethod
     def of(cls, run: Path) -> Sources:
@@ -95,6 +97,7 @@ class Sources:
             golden=stages["golden"],
             serving=serving.read(stages["serving"]),
             shortener=shortener if shortener is not None and shortener.is_file() else None,
+            cascade=StageSources.of(run, record["stages"]),
         )
 
 
@@ -146,6 +149,7 @@ def files_of(folder: Path) -> list[str]:
 
 def _write(sources: Sources, work: Path) -> None:
     from export.card import write_card
+    from export.dockerfile import DOCKERFILE, write_dockerfile
 
     _write_checkpoint(sources, work)
     variants = offered(sources.graphs)
@@ -158,7 +162,11 @@ def _write(sources: Sources, work: Path) -> None:
         shutil.copyfile(sources.shortener, work / SHORTENER)
     _write_triton(sources, variants, work)
     content = _describe(sources, variants, work)
+    if sources.cascade is not None:
+        content["cascade"] = CASCADE
+        sources.cascade.write(content, int(content["config"]["teacher"]["max_length"]), work)
     write_card(content, sources.tradeoff, work / CARD, work / PLOT)
+    write_dockerfile(content, work / DOCKERFILE)
     names = [name for name in files_of(work) if name not in (MANIFEST, SUMS)]
     content["files"] = {
         name: {"sha256": hash_file(work / name), "bytes": (work / name).stat().st_size} for name in names
@@ -308,8 +316,7 @@ def _key(work: Path, variants: list[Offered], max_length: int) -> str:
     """Return what names the model: equal keys give equal scores, variant by variant."""
     shortener = [SHORTENER] if (work / SHORTENER).is_file() else []
     files = sorted({TOKENIZER, *shortener, *(variant.file for variant in variants)})
-    text = "".join(f"{hash_file(work / name)}  {name}\n" for name in files)
-    return hashlib.sha256(f"{text}{max_length}\n".encode()).hexdigest()[:KEY_LENGTH]
+    return model_key(work, files, max_length)
 
 
 def _max_length(sources: Sources) -> int:

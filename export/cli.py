@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from export.errors import UserError
+from export.serve.cli import serve as serve_
 
 app = typer.Typer(
     help="Make, check and run the bundle of a distilled ranker.", no_args_is_help=True, add_completion=True,
@@ -99,17 +101,28 @@ def rank(
     ] = None,
     top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="How many to print; without it, all.")] = None,
     variant: VariantName = None,
+    level: Annotated[
+        str | None, typer.Option("--level", help="Level of the bundle's cascade; without it, its student alone.")
+    ] = None,
     threads: Threads = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON objects: line (of the input, from 1), score, item.")
     ] = False,
 ) -> None:
     """Rank items, one a line, for a query: best first."""
+    from export.runtime.cascade import Cascade
     from export.runtime.ranker import Ranker
 
     with _told():
+        if level is not None and variant is not None:
+            raise UserError(f"--variant {variant}: allowed is none with --level, whose stages have their own")
         lines, texts = _read_items(items)
-        with Ranker.load(bundle, variant=variant, threads=threads) as ranker:
+        loaded: Ranker | Cascade
+        if level is None:
+            loaded = Ranker.load(bundle, variant=variant, threads=threads)
+        else:
+            loaded = Cascade.load(bundle, level, threads=threads)
+        with loaded as ranker:
             for index, score in ranker.rank(query, texts, top):
                 if as_json:
                     row = {"line": lines[index], "score": score, "item": texts[index]}
@@ -261,6 +274,13 @@ def compare(
         comparison = comparing.compare(runs, reference)
         comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
         comparing.show(comparison, Console())
+
+
+@app.command()
+@wraps(serve_)
+def serve(*arguments: Any, **options: Any) -> None:  # noqa: D103 - it is the wrapped one's
+    with _told():
+        serve_(*arguments, **options)
 
 
 def _write(path: Path, text: str) -> None:

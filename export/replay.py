@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import numpy as np
 
 from export.errors import BundleError, ModelError
 from export.finding import Finding, refusal
-from export.runtime.manifest import GOLDEN, MANIFEST, SHORTENER, TOKENIZER, Manifest, Variant
+from export.runtime.bm25 import Bm25
+from export.runtime.cascade import BM25, BUNDLE, read_cascade, stage_folder
+from export.runtime.manifest import (
+    CASCADE,
+    GOLDEN,
+    MANIFEST,
+    SHORTENER,
+    STAGES,
+    TOKENIZER,
+    Manifest,
+    Variant,
+)
 from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, PairScorer, open_session
 from export.runtime.shape import broken
@@ -67,6 +79,38 @@ def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Fi
         yield _check_shortener(manifest, rows)
     for variant in variants:
         yield _check_scores(manifest, variant, encoder, rows)
+
+
+def check_stages(manifest: Manifest) -> Iterator[Finding]:
+    """Check a bundle's cascade, and in it the golden pairs of every stage that is a bundle of its own."""
+    try:
+        stages = read_cascade(manifest)["stages"]
+        inner = {
+            stage["name"]: (Manifest.read(stage_folder(manifest, stage)), stage["variant"])
+            for stage in stages
+            if stage["kind"] == BUNDLE
+        }
+        for stage in stages:
+            if stage["kind"] == BM25:
+                Bm25.load(manifest.checked(f"{STAGES}/{stage['name']}.json"))
+        chosen = {name: each.variant(variant) for name, (each, variant) in inner.items()}
+    except (BundleError, KeyError) as error:
+        yield refusal(manifest.folder, CASCADE, error)
+        return
+    yield Finding(True, CASCADE, f"stages {', '.join(stage['name'] for stage in stages)}")
+    for name, (each, _) in inner.items():
+        other = [file for file in each.content["files"] if not _is_file_of(manifest, each, f"{STAGES}/{name}", file)]
+        if other:
+            yield Finding(False, f"{STAGES}/{name}/{other[0]}", f"is another file in {STAGES}/{name}/{MANIFEST}")
+            continue
+        for finding in check_golden(each, [chosen[name]]):
+            yield replace(finding, what=f"{STAGES}/{name}/{finding.what}")
+
+
+def _is_file_of(outer: Manifest, inner: Manifest, folder: str, file: str) -> bool:
+    """Return whether two manifests say the same of a file; the outer one's was compared with the file itself."""
+    name = f"{folder}/{file}"
+    return name in outer.content["files"] and outer.file(name) == inner.file(file)
 
 
 def _golden_rows(manifest: Manifest) -> list[Row]:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from export.dockerfile import DOCKERFILE
 from export.errors import BundleError
 from export.finding import Finding, refusal
 from export.runtime.manifest import SUMS, WEIGHTS, is_inside
@@ -70,7 +71,7 @@ def _unsafe(path: Path, name: str, mode: int) -> str | None:
         return f"cannot be read: {error.strerror}"
     if is_code:
         return "a kind of file that can run code when it is read; refused"
-    if path.suffix not in KINDS and name != SUMS:
+    if path.suffix not in KINDS and name not in (SUMS, DOCKERFILE):
         return "no kind of file that a bundle holds; refused"
     return None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from export import signature
 from export.errors import BundleError
 from export.finding import Finding, refusal
-from export.replay import check_golden, check_graph
-from export.runtime.manifest import FP32, MANIFEST, SIGNATURE, SUMS, Manifest
+from export.replay import check_golden, check_graph, check_stages
+from export.runtime.manifest import CASCADE, FP32, MANIFEST, SIGNATURE, SUMS, Manifest
 from export.runtime.untrusted import hash_file, read_bytes
 from export.unsafe import entries, unsafe_content, unsafe_files
 
@@ -80,6 +80,8 @@ def _findings(folder: Path, variants: Sequence[str], key: Path | None) -> Iterat
     yield from sorted(graphs, key=lambda finding: finding.ok)
     if all(finding.ok for finding in graphs):
         yield from check_golden(manifest, chosen)
+        if CASCADE in manifest.content["files"]:
+            yield from check_stages(manifest)
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, Finding]:

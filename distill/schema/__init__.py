@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from distill.schema.augment import Augment, Draw, DrawnAugment, NoAugment, NoWarm, SimilarityWarm, Warm
+from distill.schema.cascade import Cascade, LayeredCascade, NoCascade
 from distill.schema.data import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from distill.schema.loss import (
     AdrMse,
@@ -36,6 +37,7 @@ __all__ = [
     "Augment",
     "BeirData",
     "Budget",
+    "Cascade",
     "Config",
     "CrossEncoderTeacher",
     "Data",
@@ -56,6 +58,7 @@ __all__ = [
     "Kl",
     "Labels",
     "LambdaLoss",
+    "LayeredCascade",
     "Loss",
     "MarginMse",
     "Measure",
@@ -63,6 +66,7 @@ __all__ = [
     "MovieLensData",
     "Mse",
     "NoAugment",
+    "NoCascade",
     "NoQuantize",
     "NoTrack",
     "NoWarm",
@@ -107,6 +111,7 @@ class Config:
     train: Train = MISSING
     export: Export = field(default_factory=Export)
     quantize: Quantize = MISSING
+    cascade: Cascade = MISSING
     measure: Measure = MISSING
     budget: Budget = field(default_factory=Budget)
     track: Track = MISSING
@@ -141,6 +146,7 @@ NODES: dict[str, dict[str, type]] = {
         "weight8": Weight8,
         "search": SearchedInt8,
     },
+    "schema/cascade": {"none": NoCascade, "layered": LayeredCascade},
     "schema/measure": {"measure": Measure},
     "schema/budget": {"budget": Budget},
     "hydra/schema/launcher": {"joblib": JoblibLauncher, "submitit": SubmititLauncher, "ray": RayLauncher},

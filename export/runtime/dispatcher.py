@@ -132,7 +132,7 @@ class Dispatcher:
         """Line a request up; what a plan does before its first step is done in the calling thread.
 
         Args:
-            plan: what scores it.
+            plan: what scores it; requests of one plan and equal texts that are in flight are scored once.
             query: text of the query.
             items: texts of the items.
             priority: its class; 0 is the most pressing.
@@ -156,7 +156,7 @@ class Dispatcher:
         now = time.monotonic()
         characters = len(query) * len(items) + sum(map(len, items))
         place = self.policy(Urgency(now, deadline, priority, worth, characters), self.age)
-        key = (plan.key, query, tuple(items))
+        key = (plan, query, tuple(items))
         with self._changed:
             if self._closed:
                 raise RuntimeError("this dispatcher is closed")

@@ -119,6 +119,17 @@ class Governor:
                 self._decide(now, backlog_s)
             return self._now
 
+    def begin_at(self, name: str) -> None:
+        """Begin at a setting by name, as another governor left it; without one of that name, where it stands."""
+        for place, setting in enumerate(self.settings):
+            if setting.name == name:
+                self._now = place
+
+    @property
+    def setting(self) -> Setting:
+        """The setting of now."""
+        return self.settings[self._now]
+
     def p99_s(self) -> float | None:
         """Return the 99th percentile of the latencies in the window; None with too few answers."""
         latencies = [latency for _, latency in self._ends]

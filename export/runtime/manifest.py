@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ GOLDEN, EVALUATION, CARD, PLOT = "golden.jsonl", "evaluation.json.gz", "README.m
 TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
 SHORTENER = "shortener.json"  # there where the student reads less than a whole item
 GRAPHS, TRITON = "onnx", "triton"
+CASCADE, STAGES = "cascade.json", "stages"  # there where the student is one of several stages; the others' folder
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
 
@@ -130,7 +131,7 @@ class Manifest:
         if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
             raise BundleError(f"{path}: " + "; ".join(problems))
         variants = tuple(_variant(fields) for fields in content["variants"])
-        if problem := next(_contradictions(content, variants), None):
+        if problem := next(chain(_contradictions(content, variants), _loose_cascade(content)), None):
             raise BundleError(f"{path}: {problem}")
         return cls(Path(folder), content, variants)
 
@@ -209,6 +210,12 @@ def _contradictions(content: Mapping[str, Any], variants: Sequence[Variant]) -> 
         yield f"no variant {FP32} for every processor; every bundle has one"
     if FP32 not in tolerance or tolerance.keys() - set(names):
         yield f"golden.tolerance is of {', '.join(sorted(tolerance)):.80}; of {FP32}, and of variants alone, it must be"
+
+
+def _loose_cascade(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the name of a file that only some bundles have."""
+    if content.get("cascade", CASCADE) != CASCADE or ("cascade" in content) != (CASCADE in content["files"]):
+        yield f"cascade is {content.get('cascade')!r:.80}; {CASCADE} it must be, and among files, or neither"
 
 
 def _variant(fields: Mapping[str, Any]) -> Variant:

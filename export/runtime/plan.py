@@ -2,12 +2,12 @@
 
 A plan is a generator of steps. Whoever drives it scores a step's items, sends the scores back, and gets the next step
 or, in the end, the request's scores. So one plan serves a library call (`score`), the service's threads
-(`dispatcher`), and can be wrapped (`score_cache.cached`) without knowing of either.
+(`dispatcher`), and can be wrapped (`score_cache.Cached`) without knowing of either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
 
 from export.runtime.ranker import Ranker
@@ -28,10 +28,6 @@ Steps = Generator[Step, Float32, Float32]
 class Plan(Protocol):
     """What scores a request."""
 
-    @property
-    def key(self) -> Hashable:
-        """Names what the scores depend on besides the texts: two plans of one key give a request the same scores."""
-
     def steps(self, query: str, items: Sequence[str]) -> Steps:
         """Yield what is to be scored; return the request's scores, float32 [items], higher is better."""
 
@@ -45,11 +41,6 @@ class OneModel:
 
     def __init__(self, ranker: Ranker) -> None:
         self.ranker = ranker
-
-    @property
-    def key(self) -> Hashable:
-        """See `Plan.key`."""
-        return self.ranker.key
 
     def steps(self, query: str, items: Sequence[str]) -> Steps:
         """See `Plan.steps`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+BACKGROUND = 3  # class of what nobody waits for: behind all others, but it too gets older
 LONG = 40_000  # characters: a request as long as this, or longer, is the dearest to sjf
 
 

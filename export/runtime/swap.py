@@ -5,22 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from export.errors import UserError
-from export.runtime.plan import Plan
+
+Content = TypeVar("Content")
 
 
-class Model:
-    """A plan, what it is called, and how many requests use it now.
+class Model(Generic[Content]):
+    """What answers requests, what it is called, and how many requests use it now.
 
     Args:
         name: tells it apart: its bundle's key.
-        plan: what scores requests.
+        content: what requests use of it.
         close: gives its memory back; called once, when it is retired and no request uses it any more.
     """
 
-    def __init__(self, name: str, plan: Plan, close: Callable[[], None]) -> None:
-        self.name, self.plan = name, plan
+    def __init__(self, name: str, content: Content, close: Callable[[], None]) -> None:
+        self.name, self.content = name, content
         self._close = close
         self._uses = 0
         self._retired = False
@@ -38,12 +40,13 @@ class Model:
             self._retired = True
         self._close_if_free()
 
-    def _take(self) -> bool:
+    def lease(self) -> Lease[Content] | None:
+        """Return the use of it; None if it is retired."""
         with self._lock:
             if self._retired:
-                return False
+                return None
             self._uses += 1
-            return True
+        return Lease(self)
 
     def _give_back(self) -> None:
         with self._lock:
@@ -58,10 +61,10 @@ class Model:
             self._close()
 
 
-class Lease:
+class Lease(Generic[Content]):
     """The use of a model by one request, from its beginning to its end. Use as a context manager, or release it."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model[Content]) -> None:
         self.model = model
         self._held = True
         self._lock = threading.Lock()
@@ -73,7 +76,7 @@ class Lease:
         if held:
             self.model._give_back()
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Model[Content]:
         return self.model
 
     def __exit__(
@@ -82,49 +85,49 @@ class Lease:
         self.release()
 
 
-class Slot:
+class Slot(Generic[Content]):
     """Holds the model that answers, and the one before it, to which it can go back at once.
 
     Args:
         model: that answers first.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model[Content]) -> None:
         self._current = model
-        self._previous: Model | None = None
+        self._previous: Model[Content] | None = None
         self._closed = False
         self._lock = threading.Lock()
 
     @property
-    def current(self) -> Model:
+    def current(self) -> Model[Content]:
         """The model that answers what begins now."""
         return self._current
 
     @property
-    def previous(self) -> Model | None:
+    def previous(self) -> Model[Content] | None:
         """The model to go back to."""
         return self._previous
 
-    def lease(self) -> Lease:
+    def lease(self) -> Lease[Content]:
         """Return the use of the model that answers now.
 
         Raises:
             RuntimeError: if the slot is closed.
         """
-        while not (model := self._current)._take():
+        while (lease := self._current.lease()) is None:
             if self._closed:
                 raise RuntimeError("the slot is closed")
             # retired between the two: another one answers already
-        return Lease(model)
+        return lease
 
-    def swap(self, model: Model) -> None:
+    def swap(self, model: Model[Content]) -> None:
         """Let another model answer from now on; the one before the last is let go."""
         with self._lock:
             retired, self._previous, self._current = self._previous, self._current, model
         if retired is not None:
             retired.retire()
 
-    def roll_back(self) -> Model:
+    def roll_back(self) -> Model[Content]:
         """Let the model before the last one answer again; the last one is let go.
 
         Returns:

@@ -22,7 +22,7 @@ class TrialBudget:
         max_slowdown: most of its thread time over that of the model that answers, on the same requests.
         min_overlap: least mean overlap of the two models' first ten items, 0 to 1; 0 asks for none.
         max_errors: most requests that it may fail.
-        seconds: after which too few requests are enough, unless there were none.
+        seconds: after which fewer requests are enough; one at least is waited for.
     """
 
     requests: int = 50
@@ -74,6 +74,7 @@ class Trial:
         self.budget, self.began = budget, began
         self._overlaps: list[float] = []
         self._theirs = self._own = 0.0
+        self._texts = 0
         self._errors: list[str] = []
         self._lock = threading.Lock()
 
@@ -91,6 +92,7 @@ class Trial:
                 self._errors.append("scores that are no numbers")
                 return
             self._overlaps.append(overlap(answered, candidate))
+            self._texts += len(answered)
             self._theirs += answered_s
             self._own += candidate_s
 
@@ -99,6 +101,16 @@ class Trial:
         with self._lock:
             self._errors.append(f"{type(error).__name__}: {error}")
 
+    @property
+    def seen(self) -> int:
+        """How many requests the candidate has answered."""
+        return len(self._overlaps)
+
+    @property
+    def text_s(self) -> float:
+        """Thread seconds of a text by the model that answers; nan before the first."""
+        return self._theirs / self._texts if self._texts else math.nan
+
     def verdict(self, now: float) -> TrialVerdict | None:
         """Return whether the candidate is let in; None while that is open."""
         budget = self.budget
@@ -106,10 +118,8 @@ class Trial:
             seen = len(self._overlaps)
             if len(self._errors) > budget.max_errors:
                 return TrialVerdict(False, f"{len(self._errors)} requests failed, the last by {self._errors[-1]}")
-            if seen < budget.requests and now - self.began < budget.seconds:
+            if not seen or (seen < budget.requests and now - self.began < budget.seconds):
                 return None
-            if not seen:
-                return TrialVerdict(False, f"no live request in {budget.seconds:g} s to try it on")
             slowdown = self._own / self._theirs if self._theirs > 0 else math.nan
             mean = sum(self._overlaps) / seen
         told = f"{seen} requests: {slowdown:.2f} times the thread time, overlap@{AT} {mean:.3f}"
@@ -127,3 +137,47 @@ def overlap(one: Float32, other: Float32) -> float:
         return 1.0
     first, second = (np.argsort(-scores, kind="stable")[:count] for scores in (one, other))
     return len(np.intersect1d(first, second)) / count
+
+
+class Probation:
+    """A model that was just let in, over its first requests: what it must not do is fail or be slow.
+
+    Args:
+        budget: that it must hold: `requests`, `max_slowdown`, `max_errors`.
+        text_s: thread seconds of a text of the model before it; nan if unknown: then only errors count.
+    """
+
+    def __init__(self, budget: TrialBudget, text_s: float) -> None:
+        self.budget, self.text_s = budget, text_s
+        self._worked_s, self._texts, self._requests, self._errors = 0.0, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def answered(self, worked_s: float, texts: int) -> TrialVerdict | None:
+        """Count a request that was scored whole.
+
+        Args:
+            worked_s: thread seconds that it took.
+            texts: of it.
+
+        Returns:
+            Whether the model stays; None while that is open.
+        """
+        with self._lock:
+            self._worked_s += worked_s
+            self._texts += texts
+            self._requests += 1
+            if self._requests < self.budget.requests:
+                return None
+            slowdown = self._worked_s / self._texts / self.text_s if self._texts else math.nan
+        told = f"{self.budget.requests} requests: {slowdown:.2f} times the thread time of the model before"
+        if slowdown > self.budget.max_slowdown:
+            return TrialVerdict(False, f"{told}; slower than {self.budget.max_slowdown:g} times")
+        return TrialVerdict(True, told)
+
+    def failed(self, error: BaseException) -> TrialVerdict | None:
+        """Count a request that it could not answer; as `answered`."""
+        with self._lock:
+            self._errors += 1
+            if self._errors <= self.budget.max_errors:
+                return None
+        return TrialVerdict(False, f"{self._errors} requests failed, the last by {type(error).__name__}: {error}")

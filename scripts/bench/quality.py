@@ -31,7 +31,7 @@ from export.measure.quality import difference_interval, ratio_interval
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
 }  # fmt: skip
-STUDENTS = ("l4_h384", "l3_h384_f768", "l2_h384", "l2_h256", "l1_h384", "l1_h256")
+STUDENTS = ("l2_h384", "l1_h384", "l3_h384_f768", "l4_h384", "l2_h256", "l1_h256")
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
 FOLDS = {"crowdflower": 5}

@@ -52,7 +52,7 @@ class TwoSteps:
     """The second model scores what the first one has above 2, on top of it."""
 
     def __init__(self, first, second):
-        self.first, self.second, self.key = first, second, (first.key, second.key)
+        self.first, self.second = first, second
 
     def steps(self, query, items):
         scores = yield Step(self.first, query, items)
@@ -138,7 +138,7 @@ def test_equal_requests_in_flight_are_scored_once(held, ranker):
     np.testing.assert_array_equal(answers[3].scores, [1, 2])
 
 
-def test_requests_of_two_models_are_not_equal(held, ranker):
+def test_requests_of_two_plans_are_not_equal(held, ranker):
     other = Ranker("other", factor=5.0)
     one, two = held.submit(OneModel(ranker), "q", ["aa"]), held.submit(OneModel(other), "q", ["aa"])
     assert held.waiting == 3
@@ -147,12 +147,13 @@ def test_requests_of_two_models_are_not_equal(held, ranker):
 
 
 def test_a_full_queue_says_when_to_come_again(held, ranker):
+    plan = OneModel(ranker)
     for number in range(7):
-        held.submit(OneModel(ranker), str(number), ["a"])
+        held.submit(plan, str(number), ["a"])
     with pytest.raises(QueueFull) as caught:
-        held.submit(OneModel(ranker), "one more", ["a"])
+        held.submit(plan, "one more", ["a"])
     assert 0 < caught.value.retry_after <= 60
-    assert held.submit(OneModel(ranker), "3", ["a"])  # an equal one takes no room
+    assert held.submit(plan, "3", ["a"])  # an equal one takes no room
 
 
 def test_what_nobody_waits_for_takes_no_room(held, ranker):
@@ -166,7 +167,8 @@ def test_what_nobody_waits_for_takes_no_room(held, ranker):
 def test_nobody_scores_what_nobody_waits_for(held, ranker):
     gone = held.submit(OneModel(ranker), "gone", ["a"])
     late = held.submit(OneModel(ranker), "late", ["a"], deadline=time.monotonic() - 1)
-    shared = [held.submit(OneModel(ranker), "shared", ["a"]) for _ in range(2)]
+    plan = OneModel(ranker)
+    shared = [held.submit(plan, "shared", ["a"]) for _ in range(2)]
     assert gone.cancel()
     assert shared[0].cancel()
     ranker.free.set()
@@ -210,8 +212,6 @@ class Slow(Pairs):
 
 def test_what_needs_no_scoring_needs_no_thread(held):
     class Known:
-        key = "known"
-
         def steps(self, query, items):
             return np.zeros(len(items), dtype=np.float32)
             yield

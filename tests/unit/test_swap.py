@@ -12,7 +12,7 @@ from export.runtime.swap import Model, Slot
 
 
 def model(name, closed):
-    return Model(name, plan=None, close=lambda: closed.append(name))
+    return Model(name, content=None, close=lambda: closed.append(name))
 
 
 def test_a_model_is_closed_once_it_is_retired_and_free():

@@ -1,0 +1,39 @@
+"""`ranker serve`: its options. What they need is loaded when it is run, so that `ranker --help` needs no web server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file; what is given here goes before.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; without it, 127.0.0.1. Others need tokens.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Without it, 8080; 0 for a free one.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that share the port and the threads; else 1.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
+    ] = None,
+) -> None:
+    """Serve a bundle over HTTP, as text-embeddings-inference, Cohere and Jina do, until SIGTERM."""
+    from export.extras import require
+
+    require("serve", "fastapi", "httptools", "msgspec", "prometheus_client", "theine_core", "uvicorn")
+    from export.serve.request_log import write_line
+    from export.serve.server import serve as serve_bundle
+    from export.serve.settings import Settings
+
+    given = {"host": host, "port": port, "workers": workers, "threads": threads, "variant": variant}
+    serve_bundle(bundle, Settings.read(config, given), write_line)

@@ -1,0 +1,43 @@
+"""What all workers of a service are told to do: a folder that each of them looks at."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+from export.files import write_atomic
+
+ROLL_BACK, OFFER = "roll_back", "offer"
+
+
+class Commands:
+    """Reads, in the order they were given, the commands that came after it was made.
+
+    Args:
+        folder: that all workers share; made by who starts them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen = {path.name for path in folder.glob("*.command")}
+
+    def next(self) -> list[tuple[str, str]]:
+        """Return the new commands: what to do, and with which bundle (empty if with none)."""
+        names = sorted(path.name for path in self._folder.glob("*.command") if path.name not in self._seen)
+        self._seen.update(names)
+        rows = [json.loads((self._folder / name).read_text(encoding="utf-8")) for name in names]
+        return [(row["what"], row["bundle"]) for row in rows]
+
+
+def give(folder: Path, what: str, bundle: str = "") -> None:
+    """Give a command to all who read a folder.
+
+    Args:
+        folder: that they share.
+        what: ROLL_BACK or OFFER.
+        bundle: folder of the bundle that is offered.
+    """
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.command"
+    write_atomic(folder / name, json.dumps({"what": what, "bundle": bundle}))

@@ -1,0 +1,105 @@
+"""What Prometheus is told, under text-embeddings-inference's names where it has them (its `record_metrics`)."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from export.runtime.governor import Governor
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable: where workers share their figures
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+TOTAL = re.compile(rb"\b(te_[a-z_]+)_total\b")  # the client's suffix of counters, which TEI's names do not have
+
+
+class Metrics:
+    """Counts of requests and times of their parts, over all workers."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        self._count = Counter("te_request_count", "Requests", ["method"], registry=registry).labels("batch")
+        self._success = Counter("te_request_success", "Requests answered", ["method"], registry=registry).labels(
+            "batch"
+        )
+        self._failure = Counter("te_request_failure", "Requests refused, by reason", ["err"], registry=registry)
+        self._seconds = Histogram("te_request_duration", "Seconds to an answer", buckets=BUCKETS, registry=registry)
+        self._queue = Histogram(
+            "te_request_queue_duration", "Seconds until scoring began", buckets=BUCKETS, registry=registry
+        )
+        self._inference = Histogram(
+            "te_request_inference_duration", "Seconds from then to the scores", buckets=BUCKETS, registry=registry
+        )
+        self._texts = Counter("ranker_texts", "Texts of answered requests", registry=registry)
+        self._shared = Counter("ranker_shared_requests", "Requests answered by an equal one", registry=registry)
+        self._waiting = Gauge(
+            "te_queue_size", "Requests that wait or are worked on", registry=registry, multiprocess_mode="livesum"
+        )
+
+        self._hits = Counter("ranker_cache_hits", "Pairs whose score was known", registry=registry)
+        self._misses = Counter("ranker_cache_misses", "Pairs whose score was not known", registry=registry)
+        self._looked_up = (0, 0)
+        self._levels = Counter("ranker_level_seconds", "Seconds at each level", ["level"], registry=registry)
+        self._governor: Governor | None = None
+        self._at_levels: list[float] = []
+
+    def began(self, waiting: int) -> None:
+        """Count a request that was lined up."""
+        self._count.inc()
+        self._waiting.set(waiting)
+
+    def answered(self, texts: int, total_s: float, waited_s: float, scored_s: float, shared: bool) -> None:
+        """Count an answered request."""
+        self._success.inc()
+        self._texts.inc(texts)
+        self._seconds.observe(total_s)
+        self._queue.observe(waited_s)
+        self._inference.observe(scored_s)
+        if shared:
+            self._shared.inc()
+
+    def ended(self, waiting: int) -> None:
+        """Note how many requests are left."""
+        self._waiting.set(waiting)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """Count what the cache of this process has counted since the last time."""
+        before, self._looked_up = self._looked_up, (hits, misses)
+        self._hits.inc(hits - before[0])
+        self._misses.inc(misses - before[1])
+
+    def governed(self, governor: Governor | None) -> None:
+        """Count the seconds at each level since the last time."""
+        if governor is None:
+            return
+        if governor is not self._governor:  # of another bundle
+            self._governor, self._at_levels = governor, [0.0] * len(governor.settings)
+        for place, (setting, seconds) in enumerate(zip(governor.settings, governor.seconds, strict=True)):
+            if seconds > self._at_levels[place]:
+                self._levels.labels(setting.name).inc(seconds - self._at_levels[place])
+                self._at_levels[place] = seconds
+
+    def refused(self, kind: str) -> None:
+        """Count a refused request."""
+        self._failure.labels(kind).inc()
+
+    def page(self) -> bytes:
+        """Return everything in Prometheus's text format."""
+        registry = self._registry
+        if FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return TOTAL.sub(rb"\1", generate_latest(registry))

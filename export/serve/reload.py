@@ -1,0 +1,326 @@
+"""A new bundle's way in: checked, loaded, warmed, tried on live requests, swapped in, watched, and back if it fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from export.errors import BundleError, UserError
+from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.plan import Plan
+from export.runtime.policy import BACKGROUND
+from export.runtime.swap import Lease, Model, Slot
+from export.runtime.trial import Probation, Trial, TrialBudget, TrialVerdict
+from export.serve.commands import ROLL_BACK, Commands
+from export.serve.served import Served
+from export.serve.watch import Source
+
+PATIENCE_S = 10.0  # with a trial request
+MOST_OPEN = 2  # trial requests at a time: they must not fill the queue
+TICK_S = 0.05
+COMMAND_S = 0.2  # between two looks for a command
+MOST_OFFERS = 100  # that are remembered
+VERIFY_S = 600.0
+VERIFY = "import os; os.nice(10); from export.cli import main; main()"  # of a process that gives way to the service
+logger = logging.getLogger("ranker")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What became of a bundle that was offered.
+
+    Attributes:
+        bundle: its folder.
+        model: its name; empty if it was never loaded.
+        accepted: whether it was swapped in.
+        reason: in words.
+    """
+
+    bundle: str
+    model: str
+    accepted: bool
+    reason: str
+
+
+class Reload:
+    """Lets bundles in, one after the other.
+
+    Args:
+        slot: holds the model that answers.
+        dispatcher: scores trial requests.
+        load: makes a model of a bundle's folder; raises UserError.
+        warm: prepares a model for the most frequent requests.
+        budget: of a trial.
+        share: of live requests that a candidate is tried on, 0 to 1.
+        key: file of the public key that must have signed a bundle; None to ask for no signature.
+        seed: of the choice of those requests.
+    """
+
+    def __init__(
+        self,
+        slot: Slot[Served],
+        dispatcher: Dispatcher,
+        load: Callable[[Path], Model[Served]],
+        warm: Callable[[Model[Served]], None],
+        budget: TrialBudget,
+        share: float,
+        key: Path | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.slot, self.dispatcher, self.budget, self.share = slot, dispatcher, budget, share
+        self.offers: deque[Offer] = deque(maxlen=MOST_OFFERS)  # the newest last
+        self.rollbacks = 0
+        self._load, self._warm, self._key = load, warm, key
+        self._rng = random.Random(seed)
+        self._candidate: tuple[Model[Served], Trial] | None = None
+        self._probation: tuple[Model[Served], Probation] | None = None
+        self._open = threading.BoundedSemaphore(MOST_OPEN)
+        self._superseded = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._offer_thread: threading.Thread | None = None
+        self._source: Source | None = None
+        self._offering = threading.Lock()
+
+    @property
+    def on_trial(self) -> str | None:
+        """The model that is on trial, and how far that is; None if there is none."""
+        candidate = self._candidate
+        if candidate is None:
+            return None
+        model, trial = candidate
+        return f"{model.name}: {trial.seen} of {self.budget.requests} requests"
+
+    def offer(self, folder: Path) -> Offer:
+        """Let a bundle in, if it holds all it must; waits until that is known, and for offers before it.
+
+        Args:
+            folder: of the bundle.
+        """
+        with self._offering:
+            offer = self._offer(folder)
+            self.offers.append(offer)
+            if self._source is not None:
+                models = [model for model in (self.slot.current, self.slot.previous) if model is not None]
+                self._source.keep([model.content.ranker.manifest.folder for model in models])
+        tell = logger.info if offer.accepted else logger.warning
+        tell("%s %s: %s", folder, "is swapped in" if offer.accepted else "is not let in", offer.reason)
+        return offer
+
+    def roll_back(self, reason: str = "on command") -> str:
+        """Let the model before the last one answer again.
+
+        Returns:
+            The name of the model that answers now.
+
+        Raises:
+            UserError: if there was none before.
+        """
+        self._probation = None
+        gone = self.slot.roll_back()
+        self.rollbacks += 1
+        name = self.slot.current.name
+        logger.warning("%s is swapped out for %s: %s", gone.name, name, reason)
+        return name
+
+    def answered(self, model: Model[Served], query: str, items: Sequence[str], answer: Answer) -> None:
+        """Learn of a request that a model answered: some are put to the candidate too."""
+        probation = self._probation
+        if probation is not None and probation[0] is model and answer.worked_s:
+            self._judge(probation[1].answered(answer.worked_s, len(items)))
+        candidate = self._candidate
+        if candidate is not None and self._rng.random() < self.share and self._open.acquire(blocking=False):
+            comparison = _Comparison(candidate[1], self._open.release)
+            comparison.begin(self.dispatcher, model, candidate[0], query, items)
+
+    def failed(self, model: Model[Served], error: BaseException) -> None:
+        """Learn of a request that a model could not answer for a fault of its own."""
+        probation = self._probation
+        if probation is not None and probation[0] is model:
+            self._judge(probation[1].failed(error))
+
+    def watch(self, source: Source | None, interval_s: float, commands: Commands | None = None) -> None:
+        """Look for new bundles and commands, in threads of its own, until `close`.
+
+        Args:
+            source: of new bundles; None for none.
+            interval_s: between two looks at it.
+            commands: of an operator; None for none.
+        """
+        self._source = source
+        arguments = (source, interval_s, commands)
+        self._thread = threading.Thread(target=self._watch, args=arguments, name="watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look for nothing any more; a candidate on trial is let go."""
+        self._stop.set()
+        self._superseded.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._source is not None:
+            self._source.keep([])
+
+    def _watch(self, source: Source | None, interval_s: float, commands: Commands | None) -> None:
+        tick = interval_s if commands is None else min(interval_s, COMMAND_S)
+        due = 0.0
+        while not self._stop.wait(tick):
+            try:
+                for what, bundle in [] if commands is None else commands.next():
+                    if what == ROLL_BACK:
+                        self.roll_back()
+                    else:
+                        self._begin(Path(bundle))
+                if source is not None and time.monotonic() >= due:
+                    due = time.monotonic() + interval_s
+                    folder = source.look()
+                    if folder is not None:
+                        self._begin(folder)
+            except UserError as error:
+                self.offers.append(Offer("", "", False, str(error)))
+                logger.warning("%s", error)
+            except Exception:
+                logger.exception("looking for a new bundle failed")
+        if self._offer_thread is not None:
+            self._offer_thread.join()
+
+    def _begin(self, folder: Path) -> None:
+        """Offer a bundle in a thread of its own; one that is on trial is old already."""
+        self._superseded.set()
+        if self._offer_thread is not None:
+            self._offer_thread.join()
+        if not self._stop.is_set():
+            self._superseded.clear()
+        self._offer_thread = threading.Thread(target=self.offer, args=(folder,), name="offer", daemon=True)
+        self._offer_thread.start()
+
+    def _offer(self, folder: Path) -> Offer:
+        model: Model[Served] | None = None
+        try:
+            check(folder, self._key)
+            model = self._load(folder)
+            if model.name == self.slot.current.name:
+                model.retire()
+                return Offer(str(folder), model.name, False, f"{model.name} answers already")
+            self._warm(model)
+            verdict, text_s = self._try(model)
+        except UserError as error:
+            verdict = TrialVerdict(False, str(error))
+        except Exception as error:  # of a library, over a bundle that passed its checks
+            logger.exception("offering %s failed", folder)
+            verdict = TrialVerdict(False, f"{type(error).__name__}: {error}")
+        if model is None:
+            return Offer(str(folder), "", False, verdict.reason)
+        if verdict.accepted:
+            self._probation = (model, Probation(self.budget, text_s))
+            self.slot.swap(model)
+        else:
+            model.retire()
+        return Offer(str(folder), model.name, verdict.accepted, verdict.reason)
+
+    def _try(self, model: Model[Served]) -> tuple[TrialVerdict, float]:
+        """Return the verdict of a trial, and the thread seconds of a text by the model that answers."""
+        if not self.share:
+            return TrialVerdict(True, "its checks hold; no trial is asked for"), math.nan
+        trial = Trial(self.budget, time.monotonic())
+        self._candidate = (model, trial)
+        try:
+            while (verdict := trial.verdict(time.monotonic())) is None:
+                if self._superseded.wait(TICK_S):
+                    return TrialVerdict(False, "a newer one came, or the service ends"), math.nan
+            return verdict, trial.text_s
+        finally:
+            self._candidate = None
+
+    def _judge(self, verdict: TrialVerdict | None) -> None:
+        if verdict is None:
+            return
+        self._probation = None
+        if not verdict.accepted:
+            self.roll_back(verdict.reason)
+
+
+def check(folder: Path, key: Path | None = None) -> None:
+    """Verify a bundle in a process of its own, which a broken graph may take down.
+
+    Raises:
+        BundleError: naming the first thing that is wrong.
+    """
+    command = [sys.executable, "-c", VERIFY, "verify", str(folder), "--quiet", *(["--key", str(key)] if key else [])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(f"{folder} could not be verified in {VERIFY_S:.0f} s") from error
+    if done.returncode:
+        told = (done.stdout + done.stderr).strip().splitlines()
+        ended = f"verifying {folder} ended with {done.returncode}"
+        raise BundleError(told[0].removeprefix("ranker: ") if told else ended)
+
+
+class _Apart:
+    """A plan whose requests are never taken for equal ones in flight: what it costs is to be seen."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.steps = plan.steps
+
+
+class _Comparison:
+    """One request put to the model that answers and to the candidate at the same time, without their caches."""
+
+    def __init__(self, trial: Trial, end: Callable[[], None]) -> None:
+        self._trial, self._end = trial, end
+        self._answers: list[Answer | None] = [None, None]
+        self._left = 2
+        self._lock = threading.Lock()
+
+    def begin(
+        self, dispatcher: Dispatcher, own: Model[Served], candidate: Model[Served], query: str, items: Sequence[str]
+    ) -> None:
+        """Line the request up for both; where one of them is gone or there is no room, nothing comes of it."""
+        deadline = time.monotonic() + PATIENCE_S
+        for place, model in enumerate((own, candidate)):
+            lease = model.lease()
+            if lease is None:
+                self._count()
+                continue
+            try:
+                plan = _Apart(model.content.bare)
+                future = dispatcher.submit(plan, query, items, priority=BACKGROUND, deadline=deadline)
+            except (QueueFull, RuntimeError):
+                lease.release()
+                self._count()
+                continue
+            future.add_done_callback(partial(self._done, place, lease))
+
+    def _done(self, place: int, lease: Lease[Served], future: Future[Answer]) -> None:
+        lease.release()
+        try:
+            self._answers[place] = future.result()
+        except (DeadlinePassed, CancelledError):
+            pass
+        except Exception as error:
+            if place:
+                self._trial.failed(error)
+        self._count()
+
+    def _count(self) -> None:
+        """Count a model as done; with the second one the two are compared."""
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        self._end()
+        own, candidate = self._answers
+        if own is not None and candidate is not None:
+            self._trial.saw(own.scores, candidate.scores, own.worked_s, candidate.worked_s)

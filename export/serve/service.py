@@ -1,0 +1,265 @@
+"""The service without HTTP: what answers, the threads that score, what is kept, and what a request is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.plan import Plan
+from export.runtime.ranker import Ranker
+from export.runtime.score_cache import Cached, ScoreCache, warm
+from export.runtime.shortener import Shortener
+from export.runtime.swap import Model, Slot
+from export.runtime.threads import available_cores
+from export.runtime.tokens import SPECIAL, PairEncoder
+from export.runtime.trial import TrialBudget
+from export.runtime.worth import Worth
+from export.serve.commands import Commands
+from export.serve.head import Head
+from export.serve.loading import close_served, load_served, open_cache
+from export.serve.reload import Reload
+from export.serve.served import Served
+from export.serve.settings import Reloading, Settings
+from export.serve.watch import open_source
+
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+logger = logging.getLogger("ranker")
+FORGIVEN_S = 2.0  # for threads to end what they are in the midst of, when everything closes
+SUBMITTERS = 8  # threads that ask a shared cache, so that the event loop never waits for it
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """Items to be scored for a query, and how pressing that is.
+
+    Attributes:
+        query: text of the query.
+        items: texts of the items.
+        priority: 0, 1 or 2 (`PRIORITIES`).
+        user: who asks; None if unknown.
+        deadline: time.monotonic() after which nobody wants the answer; None for never.
+        counted: whether its tokens are to be counted.
+    """
+
+    query: str
+    items: Sequence[str]
+    priority: int = PRIORITIES["normal"]
+    user: str | None = None
+    deadline: float | None = None
+    counted: bool = False
+
+
+class Ranking(NamedTuple):
+    """What a request got.
+
+    Attributes:
+        answer: its scores are raw logits, float32 [items], shared with equal requests: not to be changed.
+        model: name of what answered.
+        level: of its cascade; None without one.
+        tokens: that it read of the request, if they were asked for.
+    """
+
+    answer: Answer
+    model: str
+    level: str | None
+    tokens: int | None
+
+
+class Service:
+    """Ranks requests of one event loop. Close it in the end.
+
+    Args:
+        model: what answers first.
+        settings: of the queue, the limits, and of new bundles.
+        threads: that score.
+        cache: that the model uses; None for none.
+
+    Raises:
+        UserError: if the file of frequent requests is none.
+    """
+
+    def __init__(self, model: Model[Served], settings: Settings, threads: int, cache: ScoreCache | None = None) -> None:
+        self.slot, self.settings, self.threads, self.cache = Slot(model), settings, threads, cache
+        self.draining = False
+        self.dispatcher = Dispatcher(
+            threads, policy=settings.queue.policy, capacity=settings.limits.concurrency, age=settings.queue.age_s
+        )
+        self._worth = Worth() if settings.queue.policy == "priority" else None  # no other policy asks for it
+        waits = cache is not None and cache.shared is not None
+        self._submitters = ThreadPoolExecutor(SUBMITTERS, thread_name_prefix="submit") if waits else None
+        self._head = Head() if cache is not None else None
+        self._closing = threading.Event()
+        self.reload = Reload(
+            self.slot, self.dispatcher, self._load, self._warm, _budget(settings.reload), settings.reload.share,
+            Path(settings.reload.key) if settings.reload.key else None,
+        )  # fmt: skip
+        if self._head is not None and settings.cache.head is not None:
+            self._head.load(Path(settings.cache.head))
+
+    @classmethod
+    def load(cls, bundle: Path, settings: Settings) -> Service:
+        """Load a bundle into this process, which is one of `settings.workers`.
+
+        Raises:
+            UserError: if it cannot be served, or the cache cannot be had.
+        """
+        threads = max(1, (settings.threads or available_cores()) // settings.workers)
+        cache = open_cache(settings.cache)
+        return cls(load_model(bundle, settings, threads, cache), settings, threads, cache)
+
+    def start(self, commands: Path | None = None) -> None:
+        """Begin what goes on beside requests: warming the cache, looking for new bundles.
+
+        Args:
+            commands: folder in which all workers find what they are told (`commands`); None if nobody tells.
+        """
+        if self._head is not None and self.settings.cache.head is not None:
+            threading.Thread(target=self._warm, args=(self.slot.current,), name="warm", daemon=True).start()
+        options = self.settings.reload
+        source = None if options.watch is None else open_source(options.watch)
+        if source is not None or commands is not None:
+            self.reload.watch(source, options.interval_s, None if commands is None else Commands(commands))
+
+    @property
+    def served(self) -> Served:
+        """What answers requests that begin now."""
+        return self.slot.current.content
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Score a request; cancelled, its work is dropped. It ends with the model that it began with.
+
+        Raises:
+            QueueFull: if as many requests wait as may.
+            DeadlinePassed: at its deadline.
+            RuntimeError: if the service is closed.
+        """
+        began = time.monotonic()
+        with self.slot.lease() as model:
+            served = model.content
+            place = served.begin(self.dispatcher.backlog_s)
+            level = served.levels[place]
+            try:
+                answer = await self._scored(level.plan, request)
+            except DeadlinePassed:
+                served.end(place, began, None)
+                raise
+            except (QueueFull, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                if not self.draining:
+                    self.reload.failed(model, error)
+                raise
+            served.end(place, began, answer)
+            if np.isfinite(answer.scores).all():
+                self.reload.answered(model, request.query, request.items, answer)
+            else:
+                self.reload.failed(model, ValueError("scores that are no numbers"))
+            tokens = None
+            if request.counted:  # cheap after it was scored, as tokens are kept
+                tokens = sum(served.ranker.pairs(request.query, request.items).tokens)
+            return Ranking(answer, served.name, level.name, tokens)
+
+    async def _scored(self, plan: Plan, request: RankRequest) -> Answer:
+        future = asyncio.wrap_future(await self._submit(plan, request))
+        if request.deadline is None:
+            return await future
+        try:
+            return await asyncio.wait_for(future, request.deadline - time.monotonic())
+        except asyncio.TimeoutError as error:  # the dispatcher looks at a deadline when a request's turn has come
+            raise DeadlinePassed("the deadline passed before the scores were there") from error
+
+    async def _submit(self, plan: Plan, request: RankRequest) -> Future[Answer]:
+        if self._submitters is None:
+            return self._submit_here(plan, request)
+        loop = asyncio.get_running_loop()
+        submitted = loop.run_in_executor(self._submitters, self._submit_here, plan, request)
+        try:
+            return await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            submitted.add_done_callback(_drop)  # a thread cannot be stopped: what it lines up is dropped
+            raise
+
+    def _submit_here(self, plan: Plan, request: RankRequest) -> Future[Answer]:
+        query, items, worth = request.query, request.items, 0.0
+        characters = len(query) * len(items) + sum(map(len, items))
+        if self._head is not None:
+            self._head.saw(query, items, characters)
+        if self._worth is not None:
+            worth = self._worth.of(query, request.user, characters)
+            self._worth.saw(query, request.user)
+        return self.dispatcher.submit(
+            plan, query, items, priority=request.priority, worth=worth, deadline=request.deadline
+        )
+
+    async def longest(self, query: str, items: Sequence[str]) -> int:
+        """Return the tokens, special ones included, of a request's longest pair before anything is cut off."""
+        return await asyncio.get_running_loop().run_in_executor(None, _longest, self.served.ranker, query, items)
+
+    def drain(self) -> None:
+        """Say that no more requests are wanted; those in flight are finished."""
+        self.draining = True
+
+    def close(self) -> None:
+        """End the threads and give back the models; what is still in flight fails."""
+        self.draining = True
+        self._closing.set()
+        self.reload.close()
+        if self._submitters is not None:
+            self._submitters.shutdown(wait=False, cancel_futures=True)
+        self.dispatcher.close(FORGIVEN_S)
+        self.slot.close()
+        if self.cache is not None and self.cache.shared is not None:
+            self.cache.shared.close()
+        if self._head is not None and self.settings.cache.head is not None:
+            self._head.save(Path(self.settings.cache.head))
+
+    def _load(self, bundle: Path) -> Model[Served]:
+        model = load_model(bundle, self.settings, self.threads, self.cache)
+        before = self.served.governor
+        if before is not None and model.content.governor is not None:
+            model.content.governor.begin_at(before.setting.name)
+        return model
+
+    def _warm(self, model: Model[Served]) -> None:
+        """Score the most frequent requests by the level that will answer them, so that the cache knows them."""
+        if self._head is None or not self.settings.reload.warm:
+            return
+        governor = model.content.governor
+        plan = model.content.levels[0 if governor is None else governor.settings.index(governor.setting)].plan
+        if isinstance(plan, Cached):
+            done = warm(plan, self._head.top(self.settings.reload.warm), self.dispatcher.submit, self._closing)
+            logger.info("%s is warm: %d requests", model.name, done)
+
+
+def load_model(bundle: Path, settings: Settings, threads: int, cache: ScoreCache | None) -> Model[Served]:
+    """Load a bundle to be leased by requests; as `load_served`."""
+    served = load_served(bundle, settings, threads, cache)
+    return Model(served.ranker.key, served, partial(close_served, served))
+
+
+def _budget(options: Reloading) -> TrialBudget:
+    return TrialBudget(options.requests, options.max_slowdown, options.min_overlap, options.max_errors, options.seconds)
+
+
+def _drop(submitted: asyncio.Future[Future[Answer]]) -> None:
+    if not submitted.cancelled() and submitted.exception() is None:
+        submitted.result().cancel()
+
+
+def _longest(ranker: Ranker, query: str, items: Sequence[str]) -> int:
+    manifest = ranker.manifest
+    shortener = Shortener.of(manifest)
+    read = items if shortener is None else [shortener.shorten(item) for item in items]
+    own, *others = PairEncoder.load(manifest.folder, manifest.max_length).ids([query, *read])
+    return len(own) + max(map(len, others)) + SPECIAL

@@ -1,0 +1,160 @@
+"""Where new bundles come from: a folder that is replaced, or an address that gives an archive."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Protocol
+
+from export.errors import BundleError
+from export.runtime.manifest import MANIFEST, is_inside
+
+TIMEOUT_S = 30.0
+MOST_BYTES = 8 << 30  # of an archive's files together
+MOST_FILES = 1000
+BLOCK = 1 << 20
+
+
+class Source(Protocol):
+    """Is asked again and again whether there is another bundle."""
+
+    def look(self) -> Path | None:
+        """Return the folder of a bundle that it has not returned before; None if there is none.
+
+        Raises:
+            BundleError: if something is there that is no bundle; told once.
+        """
+
+    def keep(self, bundles: Iterable[Path]) -> None:
+        """Give back what was fetched, but for these bundles, which may still answer."""
+
+
+class FolderSource:
+    """A bundle's folder that is replaced by newer ones, or a link that is set to them.
+
+    Args:
+        path: of the folder or link.
+        known: whether the bundle that is there now is known already.
+    """
+
+    def __init__(self, path: Path, *, known: bool = False) -> None:
+        self.path = path
+        self._seen = self._identity() if known else None
+
+    def look(self) -> Path | None:
+        """See `Source.look`. A folder that is not there now is being replaced: none."""
+        identity = self._identity()
+        if identity is None or identity == self._seen:
+            return None
+        self._seen = identity
+        return self.path.resolve()
+
+    def keep(self, bundles: Iterable[Path]) -> None:
+        """See `Source.keep`: nothing was fetched."""
+
+    def _identity(self) -> tuple[str, int, int, int] | None:
+        """Return what another manifest, or the same one written anew, has otherwise."""
+        try:
+            folder = self.path.resolve(strict=True)
+            status = (folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return str(folder), status.st_ino, status.st_mtime_ns, status.st_size
+
+
+class EndpointSource:
+    """An address that answers with a bundle as a tar archive, plain or compressed, and with an ETag.
+
+    Args:
+        url: http or https.
+        folder: keeps what was fetched; made if it is not there.
+        known: ETag of the bundle that answers already.
+    """
+
+    def __init__(self, url: str, folder: Path, known: str | None = None) -> None:
+        self.url, self.folder = url, folder
+        self._etag = known
+        self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> Path | None:
+        """See `Source.look`. An address that does not answer now is asked again later: none."""
+        request = urllib.request.Request(self.url, headers={"If-None-Match": self._etag} if self._etag else {})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                etag = answer.headers.get("ETag")
+                if etag is None:
+                    raise BundleError(f"{self.url} answers without an ETag: nothing tells a new bundle from an old one")
+                if etag == self._etag:
+                    return None
+                self._etag = etag
+                return self._unpacked(answer)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError):
+            return None  # 304, or nobody there
+
+    def keep(self, bundles: Iterable[Path]) -> None:
+        """See `Source.keep`."""
+        used = {folder for path in bundles for folder in (path, *path.parents)}
+        for path in self.folder.iterdir():
+            if path not in used:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _unpacked(self, archive: IO[bytes]) -> Path:
+        self._count += 1
+        out = self.folder / f"{self._count}"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        try:
+            return unpack(archive, out)
+        except (tarfile.TarError, EOFError, OSError, BundleError) as error:
+            shutil.rmtree(out, ignore_errors=True)
+            if isinstance(error, ConnectionError | TimeoutError):
+                self._etag = None  # cut off: fetched again
+                raise
+            raise BundleError(f"{self.url}: {error}") from error
+
+
+def open_source(where: str) -> Source:
+    """Return where new bundles come from: an http(s) address, or a folder or link whose bundle of now is known."""
+    if where.startswith(("http://", "https://")):
+        return EndpointSource(where, Path(tempfile.mkdtemp(prefix="ranker-bundles-")))
+    return FolderSource(Path(where), known=True)
+
+
+def unpack(archive: IO[bytes], out: Path) -> Path:
+    """Write the files of a bundle's archive; they stand at its top, or in one folder there.
+
+    Returns:
+        The folder with the manifest.
+
+    Raises:
+        BundleError: for anything but plain files in a bundle's folders, for too much of them, or without a manifest.
+        tarfile.TarError: if it is no archive.
+    """
+    left, count = MOST_BYTES, 0
+    with tarfile.open(fileobj=archive, mode="r|*") as tar:
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if member.isdir():
+                continue
+            if not member.isfile() or not is_inside(name):
+                raise BundleError(f"{member.name!r:.80} is no plain file of a bundle; refused")
+            left, count = left - member.size, count + 1
+            if left < 0 or count > MOST_FILES:
+                raise BundleError(f"more than {MOST_BYTES} bytes or {MOST_FILES} files; refused")
+            content = tar.extractfile(member)
+            assert content is not None
+            path = out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file, BLOCK)
+    found = [path.parent for path in (out / MANIFEST, *sorted(out.glob(f"*/{MANIFEST}"))) if path.exists()]
+    if not found:
+        raise BundleError(f"no {MANIFEST} in it, neither at its top nor in a folder there")
+    return found[0]

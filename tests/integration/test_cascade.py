@@ -1,0 +1,147 @@
+"""A run with a cascade: its bundle carries the stages, verifies them, and ranks at every level."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.errors import BundleError
+from export.runtime.bm25 import Bm25
+from export.runtime.cascade import Cascade
+from export.runtime.ranker import Ranker
+from export.verify import verify
+from tests.faults.bundles import seal
+from tests.integration.commands import distill, newest_run, small, table
+
+pytestmark = pytest.mark.integration
+
+LOOSE = ["cascade.depth=3", "cascade.tolerance=0.9", "cascade.ladder=[0.8]", "cascade.confidence=0.5"]  # 6 dev queries
+ITEMS = [f"{colour} {thing}" for colour in ("red", "blue", "warm", "soft") for thing in ("car", "lamp", "kite")]
+QUERY = "red warm small flat lamp"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, beir, encoder) -> Path:
+    folder = tmp_path_factory.mktemp("cascade")
+    done = distill(*small(beir, encoder), "cascade=bm25_student_teacher", *LOOSE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "bm25+student+teacher" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(place) -> Path:
+    return newest_run(place) / "bundle"
+
+
+def ranker(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export.cli", *arguments]
+    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
+
+
+def test_the_table_and_the_bundle_tell_of_the_same_levels(place, bundle):
+    told = table(newest_run(place))["cascade"]
+    assert told == json.loads((bundle / "cascade.json").read_text(encoding="utf-8"))
+    assert [level.name for level in Cascade.levels(bundle)] == [level["name"] for level in told["levels"]]
+    assert [stage["name"] for stage in told["stages"]] == ["bm25", "student", "teacher"]
+    rows = {(row["model"], row["engine"], row["precision"]): row for row in table(newest_run(place))["rows"]}
+    by_name = {level["name"]: level for level in told["levels"]}
+    for name, row in (("teacher", ("teacher", "onnxruntime", "fp32")), ("student", ("student", "onnxruntime", "int8"))):
+        assert by_name[name]["ndcg@10"] == pytest.approx(rows[row]["ndcg@10"])
+        # of dev lists at what a pair of the timed ones took
+        assert by_name[name]["cpu_ms"] == pytest.approx(rows[row]["cpu_ms_per_query"], rel=0.5)
+
+
+def test_every_stage_is_verified(bundle):
+    findings = list(verify(bundle))
+    assert [finding for finding in findings if not finding.ok] == []
+    checked = {finding.what for finding in findings}
+    assert {"cascade.json", "stages/teacher/onnx/model.onnx", "stages/teacher/tokenizer.json"} <= checked
+
+
+def test_levels_of_one_stage_give_that_stages_scores(bundle):
+    with Cascade.load(bundle, "teacher") as cascade, Ranker.load(bundle) as student:
+        alone = dict(cascade.rank(QUERY, ITEMS))
+        with Ranker.load(bundle / "stages" / "teacher") as teacher:
+            assert alone == dict(teacher.rank(QUERY, ITEMS))
+        assert cascade.at("student").rank(QUERY, ITEMS) == student.rank(QUERY, ITEMS)
+        counts = Bm25.load(bundle / "stages" / "bm25.json")
+        found = [index for index, _ in cascade.at("bm25").rank(QUERY, ITEMS)]
+        assert found == np.argsort(-counts.scores(QUERY, ITEMS), kind="stable").tolist()
+
+
+def test_what_the_last_stage_saw_has_its_logits_and_stands_first(bundle):
+    layered = [level for level in Cascade.levels(bundle) if len(level.stages) == 3]
+    assert layered
+    for level in layered:
+        with Cascade.load(bundle, level.name) as cascade:
+            ranked = cascade.rank(QUERY, ITEMS)
+            teacher = dict(cascade.at("teacher").rank(QUERY, ITEMS))
+            scores = [score for _, score in ranked]
+            assert sorted(scores, reverse=True) == scores
+            seen = [index for index, score in ranked if score == teacher[index]]
+            assert seen == [index for index, _ in ranked[: len(seen)]]
+            assert len(seen) >= 1
+
+
+def test_a_run_again_makes_nothing_anew_and_another_rule_only_the_cut_offs(place, beir, encoder):
+    before = {path.name for path in (place / "runs/stages").iterdir()}
+    arguments = [*small(beir, encoder), "cascade=bm25_student_teacher", *LOOSE]
+    assert distill(*arguments, cwd=place).returncode == 0
+    assert {path.name for path in (place / "runs/stages").iterdir()} == before
+    assert distill(*arguments, "cascade.rule=margin", cwd=place).returncode == 0
+    new = {path.name for path in (place / "runs/stages").iterdir()} - before
+    assert [name.split("-")[0] for name in new] == ["cascade"]
+
+
+def test_another_bundles_student_is_the_first_stage(place, bundle, beir, encoder):
+    arguments = [*small(beir, encoder), "cascade=student_teacher", *LOOSE, f"cascade.first={bundle}"]
+    done = distill(*arguments, "cascade.last=int8", "name=first", cwd=place)
+    assert done.returncode == 0, done.stderr
+    made = newest_run(place, "first") / "bundle"
+    assert not [finding for finding in verify(made) if not finding.ok]
+    with Cascade.load(made) as cascade:
+        assert list(cascade.scorers) == ["first", "student", "teacher"]
+        own = json.loads((bundle / "manifest.json").read_text())["key"]
+        assert cascade.scorers["first"].manifest.content["key"] == own
+        assert cascade.scorers["teacher"].variant.precision == "int8"
+
+
+def test_the_command_ranks_at_a_level(bundle):
+    done = ranker("rank", str(bundle), "-q", QUERY, "--level", "teacher", "--json", typed="\n".join(ITEMS))
+    assert done.returncode == 0, done.stderr
+    with Cascade.load(bundle, "teacher") as cascade:
+        wanted = [[index + 1, score] for index, score in cascade.rank(QUERY, ITEMS)]
+    assert [[row["line"], row["score"]] for row in map(json.loads, done.stdout.splitlines())] == wanted
+    for arguments, said in (
+        (["--level", "x"], "has no level x; it has teacher"),
+        (["--level", "teacher", "--variant", "fp32"], "--variant fp32: allowed is none with --level"),
+    ):
+        done = ranker("rank", str(bundle), "-q", QUERY, *arguments, typed="a lamp")
+        assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize("name", ["stages/teacher/onnx/model.onnx", "stages/teacher/manifest.json", "cascade.json"])
+def test_a_changed_stage_is_never_loaded(bundle, tmp_path, name):
+    copied = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content.replace(b"e", b"f", 1))
+    with pytest.raises(BundleError, match="is not the file of its manifest"):
+        Cascade.load(copied)
+    assert any(finding.what == name and not finding.ok for finding in verify(copied))
+
+
+def test_a_stage_that_two_manifests_tell_differently_of_is_found(bundle, tmp_path):
+    copied = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    shutil.copyfile(copied / "onnx" / "model.onnx", copied / "stages" / "teacher" / "onnx" / "model.onnx")
+    seal(copied)
+    wrong = [finding for finding in verify(copied) if not finding.ok]
+    assert [finding.what for finding in wrong] == ["stages/teacher/onnx/model.onnx"]
+    with pytest.raises(BundleError, match="is not the file of its manifest"):
+        Cascade.load(copied)
