@@ -10,7 +10,6 @@ import time
 import pytest
 import redis
 
-
 NEEDED = "RANKDISTILL_TEST_REDIS"  # set where its tests must not be skipped
 
 
