@@ -31,7 +31,10 @@ from export.measure.quality import difference_interval, ratio_interval
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
 }  # fmt: skip
-STUDENTS = ("l2_h384", "l1_h384", "l3_h384_f768", "l4_h384", "l2_h256", "l1_h256")
+STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which takes none longer than the largest
+    "l2_h384": 240_000, "l1_h384": 480_000, "l3_h384_f768": 240_000, "l4_h384": 240_000, "l2_h384_f768": 480_000,
+    "l2_h256": 240_000, "l1_h256": 480_000,
+}  # fmt: skip
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
 FOLDS = {"crowdflower": 5}
@@ -90,6 +93,8 @@ def jobs(sets: dict[str, Path | None], students: list[str]) -> list[Job]:
 def command(job: Job, folder: Path | None, extra: list[str]) -> list[str]:
     """Return the arguments of `distill` for a run."""
     arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={job.student}", "bundle=false"]
+    if job.student in STUDENTS:
+        arguments.append(f"student.fit.max_pairs={STUDENTS[job.student]}")
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]

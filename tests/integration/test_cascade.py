@@ -6,18 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from export.errors import BundleError
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import Cascade
+from export.runtime.plan import score
 from export.runtime.ranker import Ranker
 from export.verify import verify
 from tests.faults.bundles import seal
 from tests.integration.commands import distill, newest_run, small, table
+from tests.serving import serving
 
 pytestmark = pytest.mark.integration
 
@@ -145,3 +149,35 @@ def test_a_stage_that_two_manifests_tell_differently_of_is_found(bundle, tmp_pat
     assert [finding.what for finding in wrong] == ["stages/teacher/onnx/model.onnx"]
     with pytest.raises(BundleError, match="is not the file of its manifest"):
         Cascade.load(copied)
+
+
+def test_the_service_names_the_level_that_answered_with_that_levels_scores(bundle, tmp_path):
+    for level in (each.name for each in Cascade.levels(bundle)):
+        with (
+            serving(bundle, folder=tmp_path, level=level) as service,
+            Cascade.load(bundle, level, threads=1) as cascade,
+        ):
+            answer = service.post("/rerank", query=QUERY, texts=ITEMS, raw_scores=True)
+            assert answer.headers["x-rank-level"] == level
+            found = {row["index"]: np.float32(row["score"]) for row in answer.json()}
+            assert [found[row] for row in range(len(ITEMS))] == score(cascade, QUERY, ITEMS).tolist()
+
+
+def test_a_governed_service_moves_down_under_load_and_never_below_its_floor(bundle, tmp_path):
+    """A target that nothing can hold: it goes as far down as its floor lets it."""
+    levels = Cascade.levels(bundle)
+    floor = sorted(level.retention for level in levels)[1]
+    allowed = [level.name for level in levels if level.retention >= floor]
+    governor = {"p99_ms": 0.1, "floor": floor}
+    with serving(bundle, folder=tmp_path, governor=governor, cache={"mb": 0}) as service:
+        seen = []
+        with httpx.Client(base_url=service.url) as client:
+            end = time.monotonic() + 20
+            while time.monotonic() < end and seen[-1:] != allowed[-1:]:
+                answer = client.post("/rerank", json={"query": QUERY, "texts": ITEMS * 5})
+                seen.append(answer.headers["x-rank-level"])
+            page = client.get("/metrics").text
+        assert seen[0] == allowed[0]
+        assert seen[-1] == allowed[-1]
+        assert set(seen) <= set(allowed)
+        assert f'ranker_level_seconds_total{{level="{allowed[0]}"}}' in page
