@@ -68,7 +68,7 @@ class _Job:
     place: float
     steps: Steps
     step: Step
-    texts: int
+    texts: int  # that its first step asks for: what a cache knows costs nothing
     arrived: float
     waiters: list[tuple[Future[Answer], float]] = field(default_factory=list)  # each with its deadline
     entry: int = -1  # in the queue; -1 while it is not
@@ -164,7 +164,7 @@ class Dispatcher:
             if job is None:
                 if len(self._jobs) >= self.capacity and not self._drop_abandoned():
                     raise QueueFull(min(MOST_S, max(LEAST_S, self.backlog_s / 2)))
-                job = self._jobs[key] = _Job(key, place, steps, step, len(items), now)
+                job = self._jobs[key] = _Job(key, place, steps, step, len(step.items), now)
                 self._texts += job.texts
                 self._line_up(job)
             elif place < job.place:

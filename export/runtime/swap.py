@@ -127,16 +127,21 @@ class Slot(Generic[Content]):
         if retired is not None:
             retired.retire()
 
-    def roll_back(self) -> Model[Content]:
+    def roll_back(self, of: Model[Content] | None = None) -> Model[Content]:
         """Let the model before the last one answer again; the last one is let go.
+
+        Args:
+            of: the model that is to go; None for whichever answers.
 
         Returns:
             The model that was let go.
 
         Raises:
-            UserError: if there was none before.
+            UserError: if there was none before, or another one answers already.
         """
         with self._lock:
+            if of is not None and self._current is not of:
+                raise UserError(f"{of.name} does not answer any more")
             if self._previous is None:
                 raise UserError(
                     "there is no model to go back to: none was swapped in, or it was gone back from already"

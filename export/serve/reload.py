@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -118,17 +119,21 @@ class Reload:
         tell("%s %s: %s", folder, "is swapped in" if offer.accepted else "is not let in", offer.reason)
         return offer
 
-    def roll_back(self, reason: str = "on command") -> str:
+    def roll_back(self, reason: str = "on command", of: Model[Served] | None = None) -> str:
         """Let the model before the last one answer again.
+
+        Args:
+            reason: in words.
+            of: the model that is to go; None for whichever answers.
 
         Returns:
             The name of the model that answers now.
 
         Raises:
-            UserError: if there was none before.
+            UserError: if there was none before, or another one answers already.
         """
+        gone = self.slot.roll_back(of)
         self._probation = None
-        gone = self.slot.roll_back()
         self.rollbacks += 1
         name = self.slot.current.name
         logger.warning("%s is swapped out for %s: %s", gone.name, name, reason)
@@ -138,7 +143,7 @@ class Reload:
         """Learn of a request that a model answered: some are put to the candidate too."""
         probation = self._probation
         if probation is not None and probation[0] is model and answer.worked_s:
-            self._judge(probation[1].answered(answer.worked_s, len(items)))
+            self._judge(model, probation[1].answered(answer.worked_s, len(items)))
         candidate = self._candidate
         if candidate is not None and self._rng.random() < self.share and self._open.acquire(blocking=False):
             comparison = _Comparison(candidate[1], self._open.release)
@@ -148,7 +153,7 @@ class Reload:
         """Learn of a request that a model could not answer for a fault of its own."""
         probation = self._probation
         if probation is not None and probation[0] is model:
-            self._judge(probation[1].failed(error))
+            self._judge(model, probation[1].failed(error))
 
     def watch(self, source: Source | None, interval_s: float, commands: Commands | None = None) -> None:
         """Look for new bundles and commands, in threads of its own, until `close`.
@@ -243,12 +248,13 @@ class Reload:
         finally:
             self._candidate = None
 
-    def _judge(self, verdict: TrialVerdict | None) -> None:
+    def _judge(self, model: Model[Served], verdict: TrialVerdict | None) -> None:
         if verdict is None:
             return
         self._probation = None
         if not verdict.accepted:
-            self.roll_back(verdict.reason)
+            with contextlib.suppress(UserError):  # a newer one was swapped in meanwhile
+                self.roll_back(verdict.reason, model)
 
 
 def check(folder: Path, key: Path | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.manifest import MANIFEST
 from export.runtime.plan import Plan
 from export.runtime.ranker import Ranker
 from export.runtime.score_cache import Cached, ScoreCache, warm
@@ -24,6 +25,7 @@ from export.runtime.swap import Model, Slot
 from export.runtime.threads import available_cores
 from export.runtime.tokens import SPECIAL, PairEncoder
 from export.runtime.trial import TrialBudget
+from export.runtime.untrusted import hash_file
 from export.runtime.worth import Worth
 from export.serve.commands import Commands
 from export.serve.head import Head
@@ -127,7 +129,7 @@ class Service:
         if self._head is not None and self.settings.cache.head is not None:
             threading.Thread(target=self._warm, args=(self.slot.current,), name="warm", daemon=True).start()
         options = self.settings.reload
-        source = None if options.watch is None else open_source(options.watch)
+        source = None if options.watch is None else open_source(options.watch, self.served.ranker.manifest.folder)
         if source is not None or commands is not None:
             self.reload.watch(source, options.interval_s, None if commands is None else Commands(commands))
 
@@ -245,7 +247,10 @@ class Service:
 def load_model(bundle: Path, settings: Settings, threads: int, cache: ScoreCache | None) -> Model[Served]:
     """Load a bundle to be leased by requests; as `load_served`."""
     served = load_served(bundle, settings, threads, cache)
-    return Model(served.ranker.key, served, partial(close_served, served))
+    name = served.ranker.key
+    if served.levels[0].name is not None:  # a cascade is more than its student
+        name = f"{name}+{hash_file(bundle / MANIFEST)[:8]}"
+    return Model(name, served, partial(close_served, served))
 
 
 def _budget(options: Reloading) -> TrialBudget:

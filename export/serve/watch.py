@@ -120,11 +120,16 @@ class EndpointSource:
             raise BundleError(f"{self.url}: {error}") from error
 
 
-def open_source(where: str) -> Source:
-    """Return where new bundles come from: an http(s) address, or a folder or link whose bundle of now is known."""
+def open_source(where: str, answers: Path) -> Source:
+    """Return where new bundles come from.
+
+    Args:
+        where: an http(s) address, or a folder or link.
+        answers: folder of the bundle that answers now.
+    """
     if where.startswith(("http://", "https://")):
         return EndpointSource(where, Path(tempfile.mkdtemp(prefix="ranker-bundles-")))
-    return FolderSource(Path(where), known=True)
+    return FolderSource(Path(where), known=Path(where).resolve() == answers.resolve())
 
 
 def unpack(archive: IO[bytes], out: Path) -> Path:

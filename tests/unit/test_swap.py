@@ -44,6 +44,16 @@ def test_going_back_is_possible_once():
         slot.roll_back()
 
 
+def test_a_model_that_answers_no_more_is_not_gone_back_from():
+    slot = Slot(model("a", []))
+    second = model("b", [])
+    slot.swap(second)
+    slot.swap(model("c", []))
+    with pytest.raises(UserError, match="b does not answer any more"):
+        slot.roll_back(second)
+    assert slot.current.name == "c"
+
+
 def test_a_closed_slot_gives_no_lease():
     slot = Slot(model("a", []))
     slot.close()

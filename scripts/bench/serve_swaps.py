@@ -1,0 +1,190 @@
+"""Swaps and rollbacks under load, and bad bundles offered: no request lost, none answered by two models or a stale one.
+
+python scripts/bench/serve_swaps.py --bundle A --other B --data FOLDER --out serve_swaps.json
+
+Two bundles that score otherwise are offered in turn while requests come, each answer's scores are compared with both
+bundles' own. Then bundles that are cut off, flipped in a bit, or slower are offered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from load import Mix
+from service import serving
+
+from export.files import write_atomic
+from export.host import describe_host, versions
+from export.runtime.ranker import Ranker
+
+TEXTS, SKEW = 20, 0.9
+QUERIES = 50  # that the load asks, over and over: what it knows of one model must never answer for another
+PATIENCE_S = 120.0
+
+
+class Traffic:
+    """Clients that ask without a pause and compare what they get with the two models' scores."""
+
+    def __init__(self, url: str, mix: Mix, truths: dict[str, np.ndarray], clients: int) -> None:
+        self.url, self.mix, self.truths = url, mix, truths
+        self.counts: dict[str, int] = {"answers": 0, "failed": 0, "mixed": 0, "stale": 0}
+        self._allowed = set(truths)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def only(self, model: str | None) -> None:
+        """Say that what is asked from now on must be answered by one model (None: by either)."""
+        with self._lock:
+            self._allowed = set(self.truths) if model is None else {model}
+
+    def stop(self) -> None:
+        """End the clients."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        with httpx.Client(base_url=self.url, timeout=60) as client:
+            while not self._stop.is_set():
+                row = int(rng.integers(QUERIES))
+                with self._lock:
+                    allowed = set(self._allowed)
+                body = {"query": self.mix.queries[row], "texts": self.mix.items[row], "raw_scores": True}
+                answer = client.post("/rerank", json=body)
+                self._count(row, allowed, answer)
+
+    def _count(self, row: int, allowed: set[str], answer: httpx.Response) -> None:
+        with self._lock:
+            self.counts["answers"] += 1
+            if answer.status_code != 200:
+                self.counts["failed"] += 1
+                return
+            scores = np.empty(TEXTS, dtype=np.float32)
+            for each in answer.json():
+                scores[each["index"]] = each["score"]
+            by = {name for name, truth in self.truths.items() if np.array_equal(truth[row], scores)}
+            self.counts["mixed"] += not by
+            # what was asked when one model alone answered, and still does, cannot come of the other
+            self.counts["stale"] += bool(by) and by.isdisjoint(allowed | self._allowed)
+
+
+class Operator:
+    """Tells the service what to do, and waits until it has."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=60)
+
+    def models(self) -> dict[str, Any]:
+        """Return what /admin/models tells."""
+        content: dict[str, Any] = self._client.get("/admin/models").json()
+        return content
+
+    def offer(self, bundle: Path) -> dict[str, Any]:
+        """Offer a bundle and return what became of it."""
+        before = len(self.models()["offers"])
+        self._client.post("/admin/offer", json={"bundle": str(bundle)}).raise_for_status()
+        return self._wait(lambda models: models["offers"][-1] if len(models["offers"]) > before else None)
+
+    def roll_back(self) -> None:
+        """Go back to the model before."""
+        before = self.models()["rollbacks"]
+        self._client.post("/admin/rollback").raise_for_status()
+        self._wait(lambda models: models if models["rollbacks"] > before else None)
+
+    def _wait(self, found: Any) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE_S
+        while (answer := found(self.models())) is None:
+            if time.monotonic() > end:
+                raise TimeoutError("the service did not do what it was told")
+            time.sleep(0.05)
+        return dict(answer)
+
+
+def truths(bundles: list[Path], mix: Mix) -> dict[str, np.ndarray]:
+    """Return the scores of each bundle, by its model's name, float32 [queries, texts]."""
+    found = {}
+    for bundle in bundles:
+        with Ranker.load(bundle) as ranker:
+            found[ranker.key] = np.array([ranker.score_items(mix.queries[n], mix.items[n]) for n in range(QUERIES)])
+    return found
+
+
+def damaged(bundle: Path, folder: Path, number: int, rng: np.random.Generator) -> Path:
+    """Return a copy of a bundle of which one file is cut off or has another bit."""
+    copy = folder / f"bad-{number}"
+    shutil.copytree(bundle, copy)
+    path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size))
+    content = bytearray(path.read_bytes())
+    place = int(rng.integers(len(content)))
+    if number % 2:
+        content[place] ^= 1 << int(rng.integers(8))
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    return copy
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Swap, roll back and offer bad bundles while requests come."""
+    mix = Mix.of(options.data, TEXTS, SKEW)
+    bundles = [options.bundle.resolve(), options.other.resolve()]
+    known, token = truths(bundles, mix), secrets.token_hex(16)
+    names = list(known)
+    settings = {"cache": {"mb": 8}, "reload": {"share": 0.0, "warm": 0}}
+    with serving(bundles[0], settings, {"RANKER_ADMIN_TOKENS": token}) as process:
+        url = f"http://{process.address[0]}:{process.address[1]}"
+        operator, traffic = Operator(url, token), Traffic(url, mix, known, options.clients)
+        current, swaps, rollbacks, let_in = 0, 0, 0, 0
+        for number in range(options.swaps):
+            traffic.only(None)
+            swaps += bool(operator.offer(bundles[1 - current])["accepted"])
+            current = 1 - current
+            if number % 5 == 4:
+                operator.roll_back()
+                rollbacks, current = rollbacks + 1, 1 - current
+            traffic.only(names[current])
+        rng = np.random.default_rng(0)
+        for number in range(options.bad):
+            copy = damaged(bundles[1 - current], folder, number, rng)
+            let_in += bool(operator.offer(copy)["accepted"])
+            shutil.rmtree(copy)
+        traffic.stop()
+    return {"swaps": swaps, "rollbacks": rollbacks, "bad_offered": options.bad, "bad_let_in": let_in, **traffic.counts}
+
+
+def main() -> None:
+    """Run it and keep the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--other", type=Path, required=True)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--bad", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=4)
+    options = parser.parse_args()
+    os.environ.pop("RANKER_TOKENS", None)
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(options, Path(folder))
+    found |= {"host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"])}
+    print(json.dumps(found, indent=2))
+    write_atomic(options.out, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
