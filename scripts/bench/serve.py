@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from load import Call, Load, Mix, Sample, percentile, poisson
 from service import Process, serving
@@ -25,6 +26,9 @@ from export.runtime.ranker import Ranker
 from export.runtime.threads import available_cores
 
 TEXTS, SKEW, REPEATS = 40, 0.9, 3
+WAKE = 20  # requests that are not timed
+SHARE = 0.01  # of all scores that the cache may keep
+SCORE_BYTES = 37  # of the cache's memory (scripts/bench/cache.py)
 SHARES = {"high": 0.2, "normal": 0.3, "low": 0.5}
 PATH = "/rerank"
 OFF = {"cache": {"mb": 0}, "limits": {"concurrency": 100_000}}
@@ -37,29 +41,28 @@ def measured_cpu(process: Process, load: Load) -> tuple[list[Sample], float, flo
     return samples, process.cpu_s() - before, time.perf_counter() - start
 
 
-def direct(bundle: Path, mix: Mix, count: int) -> tuple[float, float]:
-    """Return requests per second and CPU seconds of a request of the runtime alone, on the same mix."""
-    rows = _distinct(mix, count)
+def direct(bundle: Path, mix: Mix, rows: np.ndarray) -> tuple[float, float]:
+    """Return requests per second and CPU seconds of a request of the runtime alone."""
     with Ranker.load(bundle) as ranker:
-        for row in rows[:10]:
+        for row in rows[:WAKE]:
             ranker.score_items(mix.queries[row], mix.items[row])
         start, cpu = time.perf_counter(), time.process_time()
         for row in rows:
             ranker.score_items(mix.queries[row], mix.items[row])
-        return count / (time.perf_counter() - start), (time.process_time() - cpu) / count
+        return len(rows) / (time.perf_counter() - start), (time.process_time() - cpu) / len(rows)
 
 
-def _distinct(mix: Mix, count: int) -> np.ndarray:
-    """Return different queries: equal ones in flight are scored once, which is not what is measured here."""
-    return np.random.default_rng(1).permutation(len(mix.queries))[:count]
+def distinct(mix: Mix, count: int, turn: int) -> np.ndarray:
+    """Return queries that were not asked before: equal ones in flight are scored once, and tokens are kept."""
+    return np.random.default_rng(1).permutation(len(mix.queries))[turn * count : (turn + 1) * count]
 
 
-def flood(process: Process, mix: Mix, bodies: list[bytes], count: int) -> dict[str, float]:
-    """Send different requests all at once and return what the service can take, and CPU seconds of one."""
-    calls = [Call(0.0, int(row)) for row in _distinct(mix, count)]
+def flood(process: Process, bodies: list[bytes], rows: np.ndarray) -> dict[str, float]:
+    """Send requests all at once and return what the service can take, and CPU seconds of one."""
+    calls = [Call(0.0, int(row)) for row in rows]
     samples, cpu, _ = measured_cpu(process, Load(process.address, PATH, bodies, calls))
     done = [sample for sample in samples if sample.status == 200]
-    last = max(sample.seconds + calls[sample.call].at for sample in done)
+    last = max(sample.seconds for sample in done)
     return {"requests_per_s": len(done) / last, "cpu_s": cpu / len(done), "failed": len(samples) - len(done)}
 
 
@@ -67,10 +70,11 @@ def overhead(bundle: Path, mix: Mix, count: int) -> dict[str, Any]:
     """Compare HTTP with the runtime alone, in turns: CPU of a request, and requests a second at saturation."""
     bodies, rows = mix.bodies(PATH), []
     with serving(bundle, OFF) as process:
-        flood(process, mix, bodies, 20)
-        for _ in range(REPEATS):
-            own_rate, own_cpu = direct(bundle, mix, count)
-            served = flood(process, mix, bodies, count)
+        flood(process, bodies, distinct(mix, WAKE, 0))
+        for repeat in range(REPEATS):
+            fresh = distinct(mix, count, repeat + 1)
+            own_rate, own_cpu = direct(bundle, mix, fresh)
+            served = flood(process, bodies, fresh)
             rows.append(
                 {"direct_per_s": own_rate, "direct_cpu_s": own_cpu, **served, "cpu_ratio": served["cpu_s"] / own_cpu}
             )
@@ -85,7 +89,7 @@ def policies(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[st
     for repeat in range(REPEATS):
         for policy in ("fifo", "priority") if repeat % 2 == 0 else ("priority", "fifo"):
             with serving(bundle, {**OFF, "queue": {"policy": policy, "age_s": age_s}}) as process:
-                flood(process, mix, bodies, 20)
+                flood(process, bodies, distinct(mix, WAKE, 0))
                 calls = poisson(rate, seconds, mix, 10 + repeat, SHARES)
                 samples = Load(process.address, PATH, bodies, calls).samples()
             row = {"failed": float(sum(sample.status != 200 for sample in samples))}
@@ -107,7 +111,30 @@ def policies(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[st
     }  # fmt: skip
 
 
-EXPERIMENTS: dict[str, Callable[..., Any]] = {"overhead": overhead, "policies": policies}
+def cached(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[str, Any]:
+    """Keep 1% of all scores and compare the hits of a load's second half with those of the most frequent 1% alone."""
+    pairs = sum(map(len, mix.items))
+    kept = int(SHARE * pairs)
+    bodies = mix.bodies(PATH)
+    with serving(bundle, {**OFF, "cache": {"mb": kept * SCORE_BYTES / 1e6}}) as process:
+        url = f"http://{process.address[0]}:{process.address[1]}/metrics"
+        counts = [_hits(url)]
+        for half in range(2):
+            Load(process.address, PATH, bodies, poisson(0.8 * capacity, seconds, mix, 50 + half)).samples()
+            counts.append(_hits(url))
+    hits, misses = (after - before for before, after in zip(counts[1], counts[2], strict=True))
+    best = float(np.sort(mix.shares)[::-1][: round(SHARE * len(mix.shares))].sum())
+    ratio = hits / (hits + misses)
+    return {"pairs": pairs, "kept": kept, "hit_ratio": ratio, "static_optimum": best, "of_optimum": ratio / best}
+
+
+def _hits(url: str) -> tuple[float, float]:
+    page = httpx.get(url).text
+    found = [re.search(rf"^ranker_cache_{name}_total (\S+)", page, re.MULTILINE) for name in ("hits", "misses")]
+    return tuple(float(match[1]) if match else 0.0 for match in found)  # type: ignore[return-value]
+
+
+EXPERIMENTS = ("overhead", "policies", "cached")
 
 
 def main() -> None:
@@ -118,7 +145,7 @@ def main() -> None:
         "--data", type=Path, action="append", required=True, help="BEIR folder; several times for several"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), default=list(EXPERIMENTS))
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--requests", type=int, default=400, help="of each flood")
     options = parser.parse_args()
@@ -127,10 +154,11 @@ def main() -> None:
     if "overhead" in options.only:
         results["overhead"] = overhead(options.bundle, mix, options.requests)
         print("overhead", json.dumps(results["overhead"], indent=1))
-    if "policies" in options.only:
-        capacity = float(np.median([row["requests_per_s"] for row in results["overhead"]["repeats"]]))
-        results["policies"] = policies(options.bundle, mix, options.seconds, capacity)
-        print("policies", json.dumps(results["policies"], indent=1))
+    capacity = float(np.median([row["requests_per_s"] for row in results["overhead"]["repeats"]]))
+    for name, experiment in {"policies": policies, "cached": cached}.items():
+        if name in options.only:
+            results[name] = experiment(options.bundle, mix, options.seconds, capacity)
+            print(name, json.dumps(results[name], indent=1))
     results |= {
         "cores": available_cores(), "host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"]),
         "texts": TEXTS, "skew": SKEW,
