@@ -70,11 +70,10 @@ class Mix:
         """Draw queries by their shares, int64 [count]."""
         return rng.choice(len(self.queries), count, p=self.shares)
 
-    def bodies(self, path: str) -> list[bytes]:
-        """Return each query's request body, as text-embeddings-inference (/rerank) or Cohere (/v2/rerank) take it."""
-        names = ("texts",) if path == "/rerank" else ("documents",)
+    def bodies(self, name: str = "texts", model: str = "m") -> list[bytes]:
+        """Return each query's request body; `name` is what an API calls the items: texts, or documents."""
         return [
-            json.dumps({"query": query, names[0]: items, "model": "m"}).encode()
+            json.dumps({"query": query, name: items, "model": model}).encode()
             for query, items in zip(self.queries, self.items, strict=True)
         ]
 

@@ -68,7 +68,7 @@ def flood(process: Process, bodies: list[bytes], rows: np.ndarray) -> dict[str, 
 
 def overhead(bundle: Path, mix: Mix, count: int) -> dict[str, Any]:
     """Compare HTTP with the runtime alone, in turns: CPU of a request, and requests a second at saturation."""
-    bodies, rows = mix.bodies(PATH), []
+    bodies, rows = mix.bodies(), []
     with serving(bundle, OFF) as process:
         flood(process, bodies, distinct(mix, WAKE, 0))
         for repeat in range(REPEATS):
@@ -83,7 +83,7 @@ def overhead(bundle: Path, mix: Mix, count: int) -> dict[str, Any]:
 
 def policies(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[str, Any]:
     """Compare fifo with priorities at 80% of the capacity: high's p99, low's throughput, the longest wait."""
-    bodies = mix.bodies(PATH)
+    bodies = mix.bodies()
     age_s, rate = 2.0, 0.8 * capacity
     found: dict[str, list[dict[str, float]]] = {"fifo": [], "priority": []}
     for repeat in range(REPEATS):
@@ -115,7 +115,7 @@ def cached(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[str,
     """Keep 1% of all scores and compare the hits of a load's second half with those of the most frequent 1% alone."""
     pairs = sum(map(len, mix.items))
     kept = int(SHARE * pairs)
-    bodies = mix.bodies(PATH)
+    bodies = mix.bodies()
     with serving(bundle, {**OFF, "cache": {"mb": kept * SCORE_BYTES / 1e6}}) as process:
         url = f"http://{process.address[0]}:{process.address[1]}/metrics"
         counts = [_hits(url)]

@@ -32,7 +32,7 @@ WINDOW_S = 1.0
 def capacity(bundle: Path, mix: Mix, level: str, count: int = 60) -> float:
     """Return the requests a second that a level can take."""
     with serving(bundle, {**OFF, "level": level}) as process:
-        bodies = mix.bodies(PATH)
+        bodies = mix.bodies()
         calls = [Call(0.0, row) for row in range(count)]
         Load(process.address, PATH, bodies, calls[:10]).samples()
         samples = Load(process.address, PATH, bodies, calls).samples()
@@ -85,7 +85,7 @@ def main() -> None:
     dearest = Cascade.levels(options.bundle)[0].name
     rate = capacity(options.bundle, mix, dearest)
     target_s = 8 / rate  # eight times what a request takes with all threads to itself
-    calls, bodies = steps(rate, options.seconds, mix), mix.bodies(PATH)
+    calls, bodies = steps(rate, options.seconds, mix), mix.bodies()
     governed = {"governor": {"p99_ms": 1000 * target_s, "floor": options.floor}}
     found: dict[str, Any] = {"capacity_per_s": rate, "target_ms": 1000 * target_s, "floor": options.floor}
     for name, settings in {"governed": governed, "fixed": {"level": dearest}}.items():
