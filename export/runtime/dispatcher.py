@@ -50,13 +50,17 @@ class Answer(NamedTuple):
     Attributes:
         scores: float32 [items], higher is better.
         waited_s: seconds until a thread began it; 0 if nothing had to be scored.
-        worked_s: thread seconds that it took.
+        worked_s: seconds that threads were at it.
+        cpu_s: CPU time of these threads meanwhile.
+        scored: items that models scored, each step's counted; the others were known.
         shared: whether an equal request's scores were used that was in flight already.
     """
 
     scores: Float32
     waited_s: float
     worked_s: float
+    cpu_s: float
+    scored: int
     shared: bool
 
 
@@ -77,6 +81,8 @@ class _Job:
     handed: int = 0  # tasks of this step that threads have taken
     running: int = 0  # threads that work on it
     worked_s: float = 0.0
+    cpu_s: float = 0.0
+    scored: int = 0
 
 
 class Dispatcher:
@@ -151,7 +157,7 @@ class Dispatcher:
         try:
             step = next(steps)
         except StopIteration as end:
-            future.set_result(Answer(end.value, 0.0, 0.0, False))
+            future.set_result(Answer(end.value, 0.0, 0.0, 0.0, 0, False))
             return future
         now = time.monotonic()
         characters = len(query) * len(items) + sum(map(len, items))
@@ -214,14 +220,14 @@ class Dispatcher:
     def _work(self) -> None:
         while (taken := self._wait()) is not None:
             job, tasks = taken
-            start = time.monotonic()
+            start, cpu = time.monotonic(), time.thread_time()
             try:
                 if job.pairs is None:
                     self._tokenise(job)
                 else:
                     for task in tasks:
                         job.pairs.run(task)
-                self._put_back(job, time.monotonic() - start)
+                self._put_back(job, time.monotonic() - start, time.thread_time() - cpu)
             except BaseException as error:  # whatever scoring raised belongs to who asked for it
                 with self._changed:
                     self._remove(job)
@@ -292,15 +298,17 @@ class Dispatcher:
                 self._line_up(job)
                 self._changed.notify_all()
 
-    def _put_back(self, job: _Job, worked_s: float) -> None:
+    def _put_back(self, job: _Job, worked_s: float, cpu_s: float) -> None:
         """Give back a part that was done; who gives back a step's last one takes its next step."""
         with self._changed:
             job.running -= 1
             job.worked_s += worked_s
+            job.cpu_s += cpu_s
             pairs = job.pairs
             assert pairs is not None
             if job.running or job.handed < len(pairs.tasks) or self._jobs.get(job.key) is not job:
                 return
+            job.scored += len(pairs.scores)
         try:
             job.step = job.steps.send(pairs.scores)
         except StopIteration as end:
@@ -322,7 +330,8 @@ class Dispatcher:
             if deadline < now:
                 _set(future, DeadlinePassed(LATE))
             else:
-                _set(future, Answer(scores, (job.begun or now) - job.arrived, job.worked_s, number > 0))
+                waited_s = (job.begun or now) - job.arrived
+                _set(future, Answer(scores, waited_s, job.worked_s, job.cpu_s, job.scored, number > 0))
 
 
 def _fail(job: _Job, error: BaseException) -> None:

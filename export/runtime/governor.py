@@ -1,8 +1,9 @@
 """Holds a latency target under changing load by moving along measured settings: dearer and better, or cheaper.
 
 Two signals. Ahead of trouble: how busy the threads would be at a setting, its cost times the rate at which requests
-come. After it: the 99th percentile of late, and the work that lies waiting. It goes down at once, as far as the load
-asks; it goes up one setting at a time, only after calm and only where the load would leave room. So it does not swing.
+come. After it: answers that came too late, and the work that lies waiting. It goes down as far as the load asks, at
+least one setting each `hold_s` while answers are late; it goes up one setting at a time, only after calm and only where
+the load would leave room. So it does not swing. It begins at the dearest.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 TICK_S = 0.05  # between decisions
 FORGETTING = 0.95  # of what requests cost, with each that ends
-FEW = 20  # answers from which a percentile can be told
+MOST_LATE = 0.01  # of answers: the target is of their 99th percentile
+FEWEST_LATE = 2  # a single late answer says nothing
 CALM = 0.8  # of the target, below which there is calm
 
 
@@ -40,11 +40,11 @@ class Governor:
     """Chooses the setting of each request. Any thread may call it; times are of one monotonic clock.
 
     Args:
-        settings: from the dearest to the cheapest.
+        settings: from the dearest to the cheapest; those that a cheaper one equals in quality are left out.
         threads: that score.
         target_s: the 99th percentile of the time from arrival to answer that is to be held.
         floor: lowest quality that may ever be served.
-        window_s: over which rates and percentiles are taken.
+        window_s: over which rates are taken.
         hold_s: between two steps down, so that the first can show what it does.
         calm_s: that everything must have been well before a step up.
         busy: most share of the threads' time that a setting may need to be chosen.
@@ -76,6 +76,7 @@ class Governor:
         costs = [setting.cost_s for setting in self.settings]
         if sorted(costs, reverse=True) != costs or costs[-1] <= 0:
             raise ValueError("the settings' costs must be positive and fall from one to the next")
+        self.settings = _undominated(self.settings)
         self.threads, self.target_s, self.busy = threads, target_s, busy
         self.window_s, self.hold_s, self.calm_s = window_s, hold_s, calm_s
         self._longest = max(window_s, calm_s)
@@ -130,30 +131,30 @@ class Governor:
         """The setting of now."""
         return self.settings[self._now]
 
-    def p99_s(self) -> float | None:
-        """Return the 99th percentile of the latencies in the window; None with too few answers."""
-        latencies = [latency for _, latency in self._ends]
-        return float(np.quantile(latencies, 0.99, method="higher")) if len(latencies) >= FEW else None
-
     def _decide(self, now: float, backlog_s: float) -> None:
         if math.isfinite(self._decided):
             self.seconds[self._now] += now - self._decided
         self._decided = now
         while self._arrivals and self._arrivals[0] < now - self._longest:
             self._arrivals.popleft()
-        while self._ends and self._ends[0][0] < now - self.window_s:
+        while self._ends and self._ends[0][0] < now - self._longest:
             self._ends.popleft()
-        p99 = self.p99_s()
-        late = backlog_s > self.target_s / 2 or (p99 is not None and p99 > self.target_s)
+        late = backlog_s > self.target_s / 2 or self._too_many(self.target_s)
         fits = self._fitting(now, self.window_s, -2)
         if late or fits > self._now:
             self._unwell = now
             if now - self._moved >= self.hold_s and self._now < len(self.settings) - 1:
-                self._move(max(fits, self._now + 1) if late else fits, now)
-        elif p99 is not None and p99 > CALM * self.target_s:
+                self._move(max(self._fitting(now, self.window_s, 0), self._now + 1) if late else fits, now)
+        elif self._too_many(CALM * self.target_s):
             self._unwell = now
         elif now - max(self._unwell, self._moved) >= self.calm_s and self._fitting(now, self._longest, 1) < self._now:
             self._move(self._now - 1, now)
+
+    def _too_many(self, limit_s: float) -> bool:
+        """Return whether too many of the answers to what came since the last move took longer."""
+        latencies = [latency for end, latency in self._ends if end - latency >= self._moved]
+        over = sum(latency > limit_s for latency in latencies)
+        return over >= FEWEST_LATE and over > MOST_LATE * len(latencies)
 
     def _fitting(self, now: float, window_s: float, deviations: float) -> int:
         """Return the dearest setting that the threads can bear at the rate of now; the cheapest if none.
@@ -172,3 +173,12 @@ class Governor:
 
     def _move(self, place: int, now: float) -> None:
         self._now, self._moved = min(place, len(self.settings) - 1), now
+
+
+def _undominated(settings: Sequence[Setting]) -> list[Setting]:
+    best, kept = -math.inf, []
+    for setting in reversed(settings):
+        if setting.quality > best:
+            best = setting.quality
+            kept.append(setting)
+    return kept[::-1]

@@ -19,7 +19,7 @@ from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, Pairs, PairScorer
 from export.runtime.shortener import Shortener
 from export.runtime.threads import available_cores
-from export.runtime.tokens import Int32, PairEncoder
+from export.runtime.tokens import SPECIAL, Int32, PairEncoder
 
 KEEP_MB = 32.0  # of items' tokens: about 50,000 product titles
 
@@ -145,6 +145,11 @@ class Ranker:
         """Tokenise a query's items and return them as tasks, for whoever has threads of its own."""
         scorer, queries, tokens = self._tokenised(query, items)
         return scorer.pairs(queries, tokens)
+
+    def longest(self, query: str, items: Sequence[str]) -> int:
+        """Return the tokens, special ones included, of a query's longest pair before anything is cut off."""
+        _, queries, tokens = self._tokenised(query, items)
+        return max((len(own) + len(item) for own, item in zip(queries, tokens, strict=True)), default=0) + SPECIAL
 
     @property
     def key(self) -> str:

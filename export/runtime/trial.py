@@ -10,6 +10,7 @@ import numpy as np
 
 from export.runtime.scorer import Float32
 
+FEWEST = 10  # requests that tell how fast a candidate is
 AT = 10  # items of an answer whose overlap is compared
 
 
@@ -19,10 +20,10 @@ class TrialBudget:
 
     Attributes:
         requests: how many of live traffic it is tried on.
-        max_slowdown: most of its thread time over that of the model that answers, on the same requests.
+        max_slowdown: most of its CPU time over that of the model that answers, on the same requests.
         min_overlap: least mean overlap of the two models' first ten items, 0 to 1; 0 asks for none.
         max_errors: most requests that it may fail.
-        seconds: after which fewer requests are enough; one at least is waited for.
+        seconds: after which `FEWEST` requests are enough; so many are waited for.
     """
 
     requests: int = 50
@@ -84,8 +85,8 @@ class Trial:
         Args:
             answered: by the model that answered, float32 [items].
             candidate: by the candidate, float32 [items].
-            answered_s: thread seconds of the one.
-            candidate_s: thread seconds of the other.
+            answered_s: CPU time of the one.
+            candidate_s: CPU time of the other.
         """
         with self._lock:
             if not np.isfinite(candidate).all():
@@ -108,7 +109,7 @@ class Trial:
 
     @property
     def text_s(self) -> float:
-        """Thread seconds of a text by the model that answers; nan before the first."""
+        """CPU time of a text by the model that answers; nan before the first."""
         return self._theirs / self._texts if self._texts else math.nan
 
     def verdict(self, now: float) -> TrialVerdict | None:
@@ -118,11 +119,12 @@ class Trial:
             seen = len(self._overlaps)
             if len(self._errors) > budget.max_errors:
                 return TrialVerdict(False, f"{len(self._errors)} requests failed, the last by {self._errors[-1]}")
-            if not seen or (seen < budget.requests and now - self.began < budget.seconds):
+            needed = budget.requests if now - self.began < budget.seconds else min(FEWEST, budget.requests)
+            if seen < needed:
                 return None
             slowdown = self._own / self._theirs if self._theirs > 0 else math.nan
             mean = sum(self._overlaps) / seen
-        told = f"{seen} requests: {slowdown:.2f} times the thread time, overlap@{AT} {mean:.3f}"
+        told = f"{seen} requests: {slowdown:.2f} times the CPU time, overlap@{AT} {mean:.3f}"
         if slowdown > budget.max_slowdown:
             return TrialVerdict(False, f"{told}; slower than {budget.max_slowdown:g} times")
         if mean < budget.min_overlap:
@@ -144,32 +146,32 @@ class Probation:
 
     Args:
         budget: that it must hold: `requests`, `max_slowdown`, `max_errors`.
-        text_s: thread seconds of a text of the model before it; nan if unknown: then only errors count.
+        text_s: CPU time of a text of the model before it; nan if unknown: then only errors count.
     """
 
     def __init__(self, budget: TrialBudget, text_s: float) -> None:
         self.budget, self.text_s = budget, text_s
-        self._worked_s, self._texts, self._requests, self._errors = 0.0, 0, 0, 0
+        self._cpu_s, self._texts, self._requests, self._errors = 0.0, 0, 0, 0
         self._lock = threading.Lock()
 
-    def answered(self, worked_s: float, texts: int) -> TrialVerdict | None:
-        """Count a request that was scored whole.
+    def answered(self, cpu_s: float, texts: int) -> TrialVerdict | None:
+        """Count an answer.
 
         Args:
-            worked_s: thread seconds that it took.
-            texts: of it.
+            cpu_s: CPU time that it took.
+            texts: that were scored for it: what was known from before cost nothing.
 
         Returns:
             Whether the model stays; None while that is open.
         """
         with self._lock:
-            self._worked_s += worked_s
+            self._cpu_s += cpu_s
             self._texts += texts
             self._requests += 1
             if self._requests < self.budget.requests:
                 return None
-            slowdown = self._worked_s / self._texts / self.text_s if self._texts else math.nan
-        told = f"{self.budget.requests} requests: {slowdown:.2f} times the thread time of the model before"
+            slowdown = self._cpu_s / self._texts / self.text_s if self._texts else math.nan
+        told = f"{self.budget.requests} requests: {slowdown:.2f} times the CPU time of the model before"
         if slowdown > self.budget.max_slowdown:
             return TrialVerdict(False, f"{told}; slower than {self.budget.max_slowdown:g} times")
         return TrialVerdict(True, told)

@@ -191,6 +191,8 @@ def _add_reports(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/metrics", summary="Figures for Prometheus", tags=["service"], response_class=Response)
     async def figures() -> Response:
+        metrics.ended(service.dispatcher.waiting)
+        metrics.reloaded(service.reload.swaps, service.reload.rollbacks)
         return Response(metrics.page(), media_type=metrics.content_type)
 
 
@@ -215,4 +217,5 @@ def _info(service: Service) -> dict[str, Any]:
         "threads": service.threads,
         "workers": settings.workers,
         "policy": settings.queue.policy,
+        "levels": [level.name for level in service.served.levels if level.name is not None],
     }

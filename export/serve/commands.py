@@ -10,6 +10,7 @@ from pathlib import Path
 from export.files import write_atomic
 
 ROLL_BACK, OFFER = "roll_back", "offer"
+CURRENT = "current"
 
 
 class Commands:
@@ -29,6 +30,16 @@ class Commands:
         self._seen.update(names)
         rows = [json.loads((self._folder / name).read_text(encoding="utf-8")) for name in names]
         return [(row["what"], row["bundle"]) for row in rows]
+
+    def keep_current(self, bundle: Path) -> None:
+        """Say which bundle answers, for a worker that is begun later."""
+        write_atomic(self._folder / CURRENT, str(bundle.resolve()))
+
+
+def current(folder: Path) -> Path | None:
+    """Return the bundle that a worker said answers; None before the first swap."""
+    path = folder / CURRENT
+    return Path(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def give(folder: Path, what: str, bundle: str = "") -> None:

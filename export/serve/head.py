@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,12 +44,16 @@ class Head:
         return [texts for _, _, texts in self._counts.top(count)]
 
     def save(self, path: Path) -> None:
-        """Write the most frequent requests, one a line.
+        """Write the most frequent requests, one a line; where there is room, those that the file has already follow.
 
         Raises:
             UserError: if the file cannot be written.
         """
-        lines = [json.dumps({"query": query, "items": items}) for query, items in self.top(HEAD)]
+        theirs = Head()
+        with contextlib.suppress(UserError):
+            theirs.load(path)  # of another worker, or of before
+        rows = list(dict.fromkeys([*self.top(HEAD), *theirs.top(HEAD)]))[:HEAD]
+        lines = [json.dumps({"query": query, "items": items}) for query, items in rows]
         try:
             write_atomic(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.errors import UserError
+from export.runtime.bm25 import Bm25
 from export.runtime.cascade import Cascade
 from export.runtime.governor import Governor, Setting
 from export.runtime.manifest import CASCADE, Manifest
@@ -83,4 +84,5 @@ def close_served(served: Served) -> None:
 
 
 def _level(name: str | None, bare: Plan, cache: ScoreCache | None) -> ServedLevel:
-    return ServedLevel(name, bare if cache is None else Cached(bare, cache), bare)
+    counts_terms = isinstance(bare, Cascade) and isinstance(bare.scorers[bare.level.stages[0]], Bm25)
+    return ServedLevel(name, bare if cache is None else Cached(bare, cache), bare, counts_terms)

@@ -52,6 +52,9 @@ class Metrics:
         self._hits = Counter("ranker_cache_hits", "Pairs whose score was known", registry=registry)
         self._misses = Counter("ranker_cache_misses", "Pairs whose score was not known", registry=registry)
         self._looked_up = (0, 0)
+        self._swaps = Counter("ranker_swaps", "Bundles that were let in", registry=registry)
+        self._rollbacks = Counter("ranker_rollbacks", "Bundles that were gone back from", registry=registry)
+        self._reloads = (0, 0)
         self._levels = Counter("ranker_level_seconds", "Seconds at each level", ["level"], registry=registry)
         self._governor: Governor | None = None
         self._at_levels: list[float] = []
@@ -91,6 +94,12 @@ class Metrics:
             if seconds > self._at_levels[place]:
                 self._levels.labels(setting.name).inc(seconds - self._at_levels[place])
                 self._at_levels[place] = seconds
+
+    def reloaded(self, accepted: int, rollbacks: int) -> None:
+        """Count what has become of new bundles since the last time."""
+        before, self._reloads = self._reloads, (accepted, rollbacks)
+        self._swaps.inc(accepted - before[0])
+        self._rollbacks.inc(rollbacks - before[1])
 
     def refused(self, kind: str) -> None:
         """Count a refused request."""

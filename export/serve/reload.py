@@ -8,10 +8,11 @@ import math
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ PATIENCE_S = 10.0  # with a trial request
 MOST_OPEN = 2  # trial requests at a time: they must not fill the queue
 TICK_S = 0.05
 COMMAND_S = 0.2  # between two looks for a command
+PATIENCE_AT_END_S = 1.0
 MOST_OFFERS = 100  # that are remembered
 VERIFY_S = 600.0
 VERIFY = "import os; os.nice(10); from export.cli import main; main()"  # of a process that gives way to the service
@@ -81,7 +83,7 @@ class Reload:
     ) -> None:
         self.slot, self.dispatcher, self.budget, self.share = slot, dispatcher, budget, share
         self.offers: deque[Offer] = deque(maxlen=MOST_OFFERS)  # the newest last
-        self.rollbacks = 0
+        self.swaps = self.rollbacks = 0
         self._load, self._warm, self._key = load, warm, key
         self._rng = random.Random(seed)
         self._candidate: tuple[Model[Served], Trial] | None = None
@@ -89,9 +91,11 @@ class Reload:
         self._open = threading.BoundedSemaphore(MOST_OPEN)
         self._superseded = threading.Event()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._offer_thread: threading.Thread | None = None
         self._source: Source | None = None
+        self._commands: Commands | None = None
+        self._beginning = threading.Lock()
         self._offering = threading.Lock()
 
     @property
@@ -136,14 +140,17 @@ class Reload:
         self._probation = None
         self.rollbacks += 1
         name = self.slot.current.name
+        folder = gone.content.ranker.manifest.folder
+        self.offers.append(Offer(str(folder), gone.name, False, f"swapped out for {name}: {reason}"))
+        self._tell_current()
         logger.warning("%s is swapped out for %s: %s", gone.name, name, reason)
         return name
 
     def answered(self, model: Model[Served], query: str, items: Sequence[str], answer: Answer) -> None:
         """Learn of a request that a model answered: some are put to the candidate too."""
         probation = self._probation
-        if probation is not None and probation[0] is model and answer.worked_s:
-            self._judge(model, probation[1].answered(answer.worked_s, len(items)))
+        if probation is not None and probation[0] is model and answer.scored and not answer.shared:
+            self._judge(model, probation[1].answered(answer.cpu_s, answer.scored))
         candidate = self._candidate
         if candidate is not None and self._rng.random() < self.share and self._open.acquire(blocking=False):
             comparison = _Comparison(candidate[1], self._open.release)
@@ -163,57 +170,72 @@ class Reload:
             interval_s: between two looks at it.
             commands: of an operator; None for none.
         """
-        self._source = source
-        arguments = (source, interval_s, commands)
-        self._thread = threading.Thread(target=self._watch, args=arguments, name="watch", daemon=True)
-        self._thread.start()
+        self._source, self._commands = source, commands
+        if source is not None:
+            self._begin_thread("watch", self._watch, source, interval_s)
+        if commands is not None:
+            self._begin_thread("commands", self._obey, commands)
 
     def close(self) -> None:
         """Look for nothing any more; a candidate on trial is let go."""
         self._stop.set()
         self._superseded.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join(PATIENCE_AT_END_S)  # one that an address keeps waiting ends with the process
         if self._source is not None:
-            self._source.keep([])
+            self._source.close()
 
-    def _watch(self, source: Source | None, interval_s: float, commands: Commands | None) -> None:
-        tick = interval_s if commands is None else min(interval_s, COMMAND_S)
-        due = 0.0
-        while not self._stop.wait(tick):
-            try:
-                for what, bundle in [] if commands is None else commands.next():
+    def _tell_current(self) -> None:
+        if self._commands is not None:
+            self._commands.keep_current(self.slot.current.content.ranker.manifest.folder)
+
+    def _begin_thread(self, name: str, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _watch(self, source: Source, interval_s: float) -> None:
+        while not self._stop.wait(interval_s):
+            with self._mistakes_told():
+                folder = source.look()
+                if folder is not None:
+                    self._begin(folder)
+
+    def _obey(self, commands: Commands) -> None:
+        while not self._stop.wait(COMMAND_S):
+            for what, bundle in commands.next():
+                with self._mistakes_told():
                     if what == ROLL_BACK:
                         self.roll_back()
                     else:
                         self._begin(Path(bundle))
-                if source is not None and time.monotonic() >= due:
-                    due = time.monotonic() + interval_s
-                    folder = source.look()
-                    if folder is not None:
-                        self._begin(folder)
-            except UserError as error:
-                self.offers.append(Offer("", "", False, str(error)))
-                logger.warning("%s", error)
-            except Exception:
-                logger.exception("looking for a new bundle failed")
-        if self._offer_thread is not None:
-            self._offer_thread.join()
+
+    @contextlib.contextmanager
+    def _mistakes_told(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.offers.append(Offer("", "", False, str(error)))
+            logger.warning("%s", error)
+        except Exception:
+            logger.exception("looking for a new bundle failed")
 
     def _begin(self, folder: Path) -> None:
         """Offer a bundle in a thread of its own; one that is on trial is old already."""
-        self._superseded.set()
-        if self._offer_thread is not None:
-            self._offer_thread.join()
-        if not self._stop.is_set():
+        with self._beginning:
+            self._superseded.set()
+            if self._offer_thread is not None:
+                self._offer_thread.join()
+            if self._stop.is_set():
+                return
             self._superseded.clear()
-        self._offer_thread = threading.Thread(target=self.offer, args=(folder,), name="offer", daemon=True)
-        self._offer_thread.start()
+            self._offer_thread = threading.Thread(target=self.offer, args=(folder,), name="offer", daemon=True)
+            self._offer_thread.start()
 
     def _offer(self, folder: Path) -> Offer:
         model: Model[Served] | None = None
         try:
-            check(folder, self._key)
+            check(folder, self._key, self._stop)
             model = self._load(folder)
             if model.name == self.slot.current.name:
                 model.retire()
@@ -228,8 +250,12 @@ class Reload:
         if model is None:
             return Offer(str(folder), "", False, verdict.reason)
         if verdict.accepted:
+            if model.content.governor is not None:
+                text_s = math.nan  # a level's cost tells nothing of another's
             self._probation = (model, Probation(self.budget, text_s))
             self.slot.swap(model)
+            self.swaps += 1
+            self._tell_current()
         else:
             model.retire()
         return Offer(str(folder), model.name, verdict.accepted, verdict.reason)
@@ -257,20 +283,30 @@ class Reload:
                 self.roll_back(verdict.reason, model)
 
 
-def check(folder: Path, key: Path | None = None) -> None:
+def check(folder: Path, key: Path | None, stop: threading.Event) -> None:
     """Verify a bundle in a process of its own, which a broken graph may take down.
+
+    Args:
+        folder: of the bundle.
+        key: file of the public key that must have signed it; None to ask for no signature.
+        stop: ends it early.
 
     Raises:
         BundleError: naming the first thing that is wrong.
     """
     command = [sys.executable, "-c", VERIFY, "verify", str(folder), "--quiet", *(["--key", str(key)] if key else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise BundleError(f"{folder} could not be verified in {VERIFY_S:.0f} s") from error
-    if done.returncode:
-        told = (done.stdout + done.stderr).strip().splitlines()
-        ended = f"verifying {folder} ended with {done.returncode}"
+    end = time.monotonic() + VERIFY_S
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        while process.poll() is None:
+            if stop.wait(TICK_S) or time.monotonic() > end:
+                process.kill()
+                process.wait()
+                raise BundleError(f"{folder} was not verified: the service ends, or it took {VERIFY_S:.0f} s")
+        output.seek(0)
+        told = output.read().strip().splitlines()
+    if process.returncode:
+        ended = f"verifying {folder} ended with {process.returncode}"
         raise BundleError(told[0].removeprefix("ranker: ") if told else ended)
 
 
@@ -287,6 +323,7 @@ class _Comparison:
     def __init__(self, trial: Trial, end: Callable[[], None]) -> None:
         self._trial, self._end = trial, end
         self._answers: list[Answer | None] = [None, None]
+        self._passed: list[DeadlinePassed | None] = [None, None]
         self._left = 2
         self._lock = threading.Lock()
 
@@ -313,7 +350,9 @@ class _Comparison:
         lease.release()
         try:
             self._answers[place] = future.result()
-        except (DeadlinePassed, CancelledError):
+        except DeadlinePassed as passed:
+            self._passed[place] = passed
+        except CancelledError:
             pass
         except Exception as error:
             if place:
@@ -328,5 +367,8 @@ class _Comparison:
                 return
         self._end()
         own, candidate = self._answers
+        passed = self._passed[1]
+        if own is not None and passed is not None:  # there was time enough for the other
+            self._trial.failed(passed)
         if own is not None and candidate is not None:
-            self._trial.saw(own.scores, candidate.scores, own.worked_s, candidate.worked_s)
+            self._trial.saw(own.scores, candidate.scores, own.cpu_s, candidate.cpu_s)

@@ -19,11 +19,13 @@ class ServedLevel:
         name: of a cascade's level; None where there is but one way.
         plan: what scores requests, with the cache if there is one.
         bare: the same without the cache.
+        begins_slowly: whether its first step is preceded by work that an event loop should not do.
     """
 
     name: str | None
     plan: Plan
     bare: Plan
+    begins_slowly: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from types import FrameType
 import uvicorn
 
 from export.errors import UserError
-from export.runtime.manifest import Manifest
+from export.runtime.cascade import read_cascade
+from export.runtime.manifest import CASCADE, Manifest
 from export.serve.app import create_app
+from export.serve.commands import current
 from export.serve.protocol import bounded
 from export.serve.request_log import start_logging
 from export.serve.service import Service
@@ -50,7 +52,10 @@ def serve(bundle: Path, settings: Settings, tell: Callable[[str], None]) -> None
         )
     manifest = Manifest.read(bundle)
     name = manifest.content["name"]
-    graph = settings.level or manifest.variant(settings.variant).name
+    graph = manifest.variant(settings.variant).name
+    if CASCADE in manifest.content["files"]:
+        graph = settings.level or str(read_cascade(manifest)["default"])
+        graph = graph if settings.governor.p99_ms is None else "its cascade's levels, governed"
     listener = _listen(settings.host, settings.port)
     files = _raise_open_files(settings.limits.connections + SPARE_FILES)
     limits = replace(settings.limits, connections=max(1, min(settings.limits.connections, files - SPARE_FILES)))
@@ -83,7 +88,8 @@ def run(
         UserError: if the bundle cannot be served.
     """
     admin_tokens = settings.admin.read()
-    service = Service.load(bundle, settings)
+    swapped_in = None if commands is None else current(commands)
+    service = Service.load(swapped_in or bundle, settings)
     lines = start_logging()
     app = create_app(service, settings.tokens.read(), admin_tokens, commands)
     config = uvicorn.Config(

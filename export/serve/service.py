@@ -15,15 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from export.errors import UserError
 from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
 from export.runtime.manifest import MANIFEST
 from export.runtime.plan import Plan
-from export.runtime.ranker import Ranker
 from export.runtime.score_cache import Cached, ScoreCache, warm
-from export.runtime.shortener import Shortener
 from export.runtime.swap import Model, Slot
 from export.runtime.threads import available_cores
-from export.runtime.tokens import SPECIAL, PairEncoder
 from export.runtime.trial import TrialBudget
 from export.runtime.untrusted import hash_file
 from export.runtime.worth import Worth
@@ -31,14 +29,14 @@ from export.serve.commands import Commands
 from export.serve.head import Head
 from export.serve.loading import close_served, load_served, open_cache
 from export.serve.reload import Reload
-from export.serve.served import Served
+from export.serve.served import Served, ServedLevel
 from export.serve.settings import Reloading, Settings
 from export.serve.watch import open_source
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 logger = logging.getLogger("ranker")
 FORGIVEN_S = 2.0  # for threads to end what they are in the midst of, when everything closes
-SUBMITTERS = 8  # threads that ask a shared cache, so that the event loop never waits for it
+SUBMITTERS = 8  # threads that ask a shared cache or count terms, so that the event loop never waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,8 @@ class Service:
             threads, policy=settings.queue.policy, capacity=settings.limits.concurrency, age=settings.queue.age_s
         )
         self._worth = Worth() if settings.queue.policy == "priority" else None  # no other policy asks for it
-        waits = cache is not None and cache.shared is not None
-        self._submitters = ThreadPoolExecutor(SUBMITTERS, thread_name_prefix="submit") if waits else None
+        self._waits = cache is not None and cache.shared is not None
+        self._submitters = ThreadPoolExecutor(SUBMITTERS, thread_name_prefix="submit")
         self._head = Head() if cache is not None else None
         self._closing = threading.Event()
         self.reload = Reload(
@@ -152,7 +150,7 @@ class Service:
             place = served.begin(self.dispatcher.backlog_s)
             level = served.levels[place]
             try:
-                answer = await self._scored(level.plan, request)
+                answer = await self._scored(level, request)
             except DeadlinePassed:
                 served.end(place, began, None)
                 raise
@@ -172,8 +170,8 @@ class Service:
                 tokens = sum(served.ranker.pairs(request.query, request.items).tokens)
             return Ranking(answer, served.name, level.name, tokens)
 
-    async def _scored(self, plan: Plan, request: RankRequest) -> Answer:
-        future = asyncio.wrap_future(await self._submit(plan, request))
+    async def _scored(self, level: ServedLevel, request: RankRequest) -> Answer:
+        future = asyncio.wrap_future(await self._submit(level, request))
         if request.deadline is None:
             return await future
         try:
@@ -181,8 +179,9 @@ class Service:
         except asyncio.TimeoutError as error:  # the dispatcher looks at a deadline when a request's turn has come
             raise DeadlinePassed("the deadline passed before the scores were there") from error
 
-    async def _submit(self, plan: Plan, request: RankRequest) -> Future[Answer]:
-        if self._submitters is None:
+    async def _submit(self, level: ServedLevel, request: RankRequest) -> Future[Answer]:
+        plan = level.plan
+        if not (self._waits or level.begins_slowly):
             return self._submit_here(plan, request)
         loop = asyncio.get_running_loop()
         submitted = loop.run_in_executor(self._submitters, self._submit_here, plan, request)
@@ -206,7 +205,9 @@ class Service:
 
     async def longest(self, query: str, items: Sequence[str]) -> int:
         """Return the tokens, special ones included, of a request's longest pair before anything is cut off."""
-        return await asyncio.get_running_loop().run_in_executor(None, _longest, self.served.ranker, query, items)
+        with self.slot.lease() as model:
+            longest = model.content.ranker.longest
+            return await asyncio.get_running_loop().run_in_executor(self._submitters, longest, query, items)
 
     def drain(self) -> None:
         """Say that no more requests are wanted; those in flight are finished."""
@@ -217,14 +218,16 @@ class Service:
         self.draining = True
         self._closing.set()
         self.reload.close()
-        if self._submitters is not None:
-            self._submitters.shutdown(wait=False, cancel_futures=True)
+        self._submitters.shutdown(wait=False, cancel_futures=True)
         self.dispatcher.close(FORGIVEN_S)
         self.slot.close()
         if self.cache is not None and self.cache.shared is not None:
             self.cache.shared.close()
         if self._head is not None and self.settings.cache.head is not None:
-            self._head.save(Path(self.settings.cache.head))
+            try:
+                self._head.save(Path(self.settings.cache.head))
+            except UserError as error:
+                logger.warning("cache.head: %s", error)
 
     def _load(self, bundle: Path) -> Model[Served]:
         model = load_model(bundle, self.settings, self.threads, self.cache)
@@ -260,11 +263,3 @@ def _budget(options: Reloading) -> TrialBudget:
 def _drop(submitted: asyncio.Future[Future[Answer]]) -> None:
     if not submitted.cancelled() and submitted.exception() is None:
         submitted.result().cancel()
-
-
-def _longest(ranker: Ranker, query: str, items: Sequence[str]) -> int:
-    manifest = ranker.manifest
-    shortener = Shortener.of(manifest)
-    read = items if shortener is None else [shortener.shorten(item) for item in items]
-    own, *others = PairEncoder.load(manifest.folder, manifest.max_length).ids([query, *read])
-    return len(own) + max(map(len, others)) + SPECIAL

@@ -248,6 +248,13 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"governor.p99_ms and level={settings.level}: a fixed level, or one that moves"
     if settings.cache.head is not None and not settings.cache.mb:
         yield "cache.head needs cache.mb > 0: it says what the cache is filled with"
+    if settings.cache.head is not None and not Path(settings.cache.head).parent.is_dir():
+        yield f"cache.head={settings.cache.head}: its folder is not there"
+    if settings.reload.key is not None and not Path(settings.reload.key).is_file():
+        yield f"reload.key={settings.reload.key}: no such file"
+    watched = settings.reload.watch
+    if watched is not None and not watched.startswith(("http://", "https://")) and not Path(watched).parent.is_dir():
+        yield f"reload.watch={watched}: neither a folder, nor is there one to hold it"
     if settings.log.texts and not settings.log.requests:
         yield "log.texts=true needs log.requests=true: texts are written with their request"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import logging
+import lzma
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol
@@ -19,6 +21,7 @@ TIMEOUT_S = 30.0
 MOST_BYTES = 8 << 30  # of an archive's files together
 MOST_FILES = 1000
 BLOCK = 1 << 20
+logger = logging.getLogger("ranker")
 
 
 class Source(Protocol):
@@ -34,9 +37,14 @@ class Source(Protocol):
     def keep(self, bundles: Iterable[Path]) -> None:
         """Give back what was fetched, but for these bundles, which may still answer."""
 
+    def close(self) -> None:
+        """Give back everything."""
+
 
 class FolderSource:
     """A bundle's folder that is replaced by newer ones, or a link that is set to them.
+
+    A folder that is being written changes between two looks: it is returned when it has stood still for one.
 
     Args:
         path: of the folder or link.
@@ -45,27 +53,32 @@ class FolderSource:
 
     def __init__(self, path: Path, *, known: bool = False) -> None:
         self.path = path
-        self._seen = self._identity() if known else None
+        self._last = self._seen = self._identity() if known else None
 
     def look(self) -> Path | None:
         """See `Source.look`. A folder that is not there now is being replaced: none."""
-        identity = self._identity()
-        if identity is None or identity == self._seen:
+        before, self._last = self._last, self._identity()
+        if self._last is None or self._last != before or self._last == self._seen:
             return None
-        self._seen = identity
+        self._seen = self._last
         return self.path.resolve()
 
     def keep(self, bundles: Iterable[Path]) -> None:
         """See `Source.keep`: nothing was fetched."""
 
-    def _identity(self) -> tuple[str, int, int, int] | None:
-        """Return what another manifest, or the same one written anew, has otherwise."""
+    def close(self) -> None:
+        """See `Source.close`: nothing was fetched."""
+
+    def _identity(self) -> tuple[object, ...] | None:
+        """Return what is otherwise when any file is another, or was written anew; None without a manifest."""
         try:
             folder = self.path.resolve(strict=True)
-            status = (folder / MANIFEST).stat()
+            found = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
         except OSError:
             return None
-        return str(folder), status.st_ino, status.st_mtime_ns, status.st_size
+        if not (folder / MANIFEST).exists():
+            return None
+        return (str(folder), *((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found))
 
 
 class EndpointSource:
@@ -80,23 +93,43 @@ class EndpointSource:
     def __init__(self, url: str, folder: Path, known: str | None = None) -> None:
         self.url, self.folder = url, folder
         self._etag = known
+        self._told: str | None = None
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def look(self) -> Path | None:
-        """See `Source.look`. An address that does not answer now is asked again later: none."""
+        """See `Source.look`. An address that does not answer now, or stops in its midst, is asked again later: none."""
         request = urllib.request.Request(self.url, headers={"If-None-Match": self._etag} if self._etag else {})
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                etag = answer.headers.get("ETag")
-                if etag is None:
-                    raise BundleError(f"{self.url} answers without an ETag: nothing tells a new bundle from an old one")
-                if etag == self._etag:
-                    return None
-                self._etag = etag
-                return self._unpacked(answer)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError):
-            return None  # 304, or nobody there
+        with tempfile.TemporaryFile() as archive:
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                    etag = answer.headers.get("ETag")
+                    if etag is None:
+                        raise BundleError(f"{self.url} answers without an ETag: nothing tells a new bundle from an old")
+                    if etag == self._etag:
+                        return None
+                    shutil.copyfileobj(answer, archive, BLOCK)
+                    whole = answer.length in (0, None)  # of what Content-Length promised, nothing is left
+            except (OSError, http.client.HTTPException) as error:  # 304, or nobody there
+                self._tell(error)
+                return None
+            if not whole:
+                return None
+            self._told = None
+            self._etag = etag
+            archive.seek(0)
+            return self._unpacked(archive)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _tell(self, error: Exception) -> None:
+        """Log what is wrong with the address, once until it is something else."""
+        told = None if getattr(error, "code", None) == 304 else str(error)
+        if told is not None and told != self._told:
+            logger.warning("%s: %s; it is asked again", self.url, told)
+        self._told = told
 
     def keep(self, bundles: Iterable[Path]) -> None:
         """See `Source.keep`."""
@@ -112,11 +145,8 @@ class EndpointSource:
         out.mkdir()
         try:
             return unpack(archive, out)
-        except (tarfile.TarError, EOFError, OSError, BundleError) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, BundleError) as error:
             shutil.rmtree(out, ignore_errors=True)
-            if isinstance(error, ConnectionError | TimeoutError):
-                self._etag = None  # cut off: fetched again
-                raise
             raise BundleError(f"{self.url}: {error}") from error
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from export.errors import BundleError
 from export.runtime.bm25 import Bm25
-from export.runtime.cascade import Cascade
+from export.runtime.cascade import Cascade, Level
 from export.runtime.plan import score
 from export.runtime.ranker import Ranker
+from export.runtime.shortlist import Cut
 from export.verify import verify
 from tests.faults.bundles import seal
 from tests.integration.commands import distill, newest_run, small, table
@@ -57,9 +58,19 @@ def test_the_table_and_the_bundle_tell_of_the_same_levels(place, bundle):
     rows = {(row["model"], row["engine"], row["precision"]): row for row in table(newest_run(place))["rows"]}
     by_name = {level["name"]: level for level in told["levels"]}
     for name, row in (("teacher", ("teacher", "onnxruntime", "fp32")), ("student", ("student", "onnxruntime", "int8"))):
+        if name not in by_name:  # on so small models the clock may find the student no cheaper
+            assert name == "student"
+            continue
         assert by_name[name]["ndcg@10"] == pytest.approx(rows[row]["ndcg@10"])
         # of dev lists at what a pair of the timed ones took
         assert by_name[name]["cpu_ms"] == pytest.approx(rows[row]["cpu_ms_per_query"], rel=0.5)
+
+
+def own_levels(cascade: Cascade) -> Cascade:
+    """Return a cascade of the same models whose levels hang on no clock."""
+    layered = Level("layered", ("bm25", "student", "teacher"), (Cut(6), Cut(3)), 3.0, 1.0, 1.0)
+    alone = [Level(name, (name,), (), cost, 1.0, 1.0) for name, cost in (("student", 2.0), ("bm25", 1.0))]
+    return Cascade(cascade.scorers, [Level("teacher", ("teacher",), (), 4.0, 1.0, 1.0), layered, *alone], "teacher")
 
 
 def test_every_stage_is_verified(bundle):
@@ -70,7 +81,8 @@ def test_every_stage_is_verified(bundle):
 
 
 def test_levels_of_one_stage_give_that_stages_scores(bundle):
-    with Cascade.load(bundle, "teacher") as cascade, Ranker.load(bundle) as student:
+    with Cascade.load(bundle, "teacher") as loaded, Ranker.load(bundle) as student:
+        cascade = own_levels(loaded)
         alone = dict(cascade.rank(QUERY, ITEMS))
         with Ranker.load(bundle / "stages" / "teacher") as teacher:
             assert alone == dict(teacher.rank(QUERY, ITEMS))
@@ -81,17 +93,15 @@ def test_levels_of_one_stage_give_that_stages_scores(bundle):
 
 
 def test_what_the_last_stage_saw_has_its_logits_and_stands_first(bundle):
-    layered = [level for level in Cascade.levels(bundle) if len(level.stages) == 3]
-    assert layered
-    for level in layered:
-        with Cascade.load(bundle, level.name) as cascade:
-            ranked = cascade.rank(QUERY, ITEMS)
-            teacher = dict(cascade.at("teacher").rank(QUERY, ITEMS))
-            scores = [score for _, score in ranked]
-            assert sorted(scores, reverse=True) == scores
-            seen = [index for index, score in ranked if score == teacher[index]]
-            assert seen == [index for index, _ in ranked[: len(seen)]]
-            assert len(seen) >= 1
+    with Cascade.load(bundle, "teacher") as loaded:
+        cascade = own_levels(loaded)
+        ranked = cascade.at("layered").rank(QUERY, ITEMS)
+        teacher = dict(cascade.rank(QUERY, ITEMS))
+    scores = [score for _, score in ranked]
+    assert sorted(scores, reverse=True) == scores
+    seen = [index for index, score in ranked if score == teacher[index]]
+    assert seen == [index for index, _ in ranked[: len(seen)]]
+    assert 3 <= len(seen) < len(ITEMS)
 
 
 def test_a_run_again_makes_nothing_anew_and_another_rule_only_the_cut_offs(place, beir, encoder):
@@ -166,8 +176,12 @@ def test_the_service_names_the_level_that_answered_with_that_levels_scores(bundl
 def test_a_governed_service_moves_down_under_load_and_never_below_its_floor(bundle, tmp_path):
     """A target that nothing can hold: it goes as far down as its floor lets it."""
     levels = Cascade.levels(bundle)
-    floor = sorted(level.retention for level in levels)[1]
-    allowed = [level.name for level in levels if level.retention >= floor]
+    floor = sorted(level.retention for level in levels)[len(levels) > 1]
+    allowed, best = [], -1.0
+    for level in reversed(levels):
+        if level.retention > max(best, floor - 1e-12):  # what a cheaper one equals is no choice
+            allowed.insert(0, level.name)
+            best = level.retention
     governor = {"p99_ms": 0.1, "floor": floor}
     with serving(bundle, folder=tmp_path, governor=governor, cache={"mb": 0}) as service:
         seen = []
@@ -180,4 +194,4 @@ def test_a_governed_service_moves_down_under_load_and_never_below_its_floor(bund
         assert seen[0] == allowed[0]
         assert seen[-1] == allowed[-1]
         assert set(seen) <= set(allowed)
-        assert f'ranker_level_seconds_total{{level="{allowed[0]}"}}' in page
+        assert len(allowed) == 1 or f'ranker_level_seconds_total{{level="{allowed[0]}"}}' in page

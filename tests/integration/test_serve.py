@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -229,8 +230,12 @@ def test_a_full_disk_under_the_log_holds_up_nobody(bundle, tmp_path):
     (tmp_path / "serve.yaml").write_text("log: {requests: true, texts: true}\n", encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = f"exec python -m export.cli serve {bundle} --port {port} --config {tmp_path / 'serve.yaml'} 2>/dev/full"
-    process = subprocess.Popen(["bash", "-c", command], env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+    command = [sys.executable, "-m", "export.cli", "serve", bundle, "--port", str(port)]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        process = subprocess.Popen(
+            [*command, "--config", tmp_path / "serve.yaml"], stderr=full,
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        )  # fmt: skip
     try:
         _wait_for(f"http://127.0.0.1:{port}/ready")
         for _ in range(50):

@@ -217,7 +217,11 @@ def test_a_loss_is_the_share_of_the_first_that_its_cut_does_not_pass_on(lists, r
     assert needs.losses(value) == pytest.approx(wanted)
     found, _ = walk([cheap, last], [needs.cut(value)], offsets)
     if len(set(last.tolist())) == len(last):  # of ties among the last's first, others may be first in the cascade
-        assert lost_share(found, last, offsets, depth) == pytest.approx(np.mean(wanted))
+        lost = lost_share(found, last, offsets, depth)
+        assert lost <= np.mean(wanted) + 1e-9  # where fewer than `depth` are passed on, others fill the first places
+        passed = [needs.cut(value).passed(cheap[start:stop]) for start, stop in itertools.pairwise(offsets)]
+        if all(each.sum() >= min(depth, len(each)) for each in passed):
+            assert lost == pytest.approx(np.mean(wanted))
 
 
 @settings(deadline=None)

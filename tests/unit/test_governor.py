@@ -151,3 +151,20 @@ def test_two_steps_down_are_apart():
 def test_senseless_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         make(**options)
+
+
+def test_late_answers_are_seen_where_few_come():
+    governor, now = make(target_s=0.05), 0.0
+    for _ in range(8):  # one request a second, each far too late
+        governor.arrived(now)
+        setting = governor.choose(now, 0.0)
+        governor.ended(setting, 0.2, 0.04, now + 0.2)
+        now += 1.0
+    assert governor.setting.name == "few"
+
+
+def test_a_setting_that_a_cheaper_one_equals_is_left_out():
+    worse = Setting("worse", 0.96, 0.030)
+    governor = make([SETTINGS[0], worse, *SETTINGS[1:]])
+    assert [setting.name for setting in governor.settings] == ["full", "half", "few"]
+    assert [setting.name for setting in make([worse, Setting("even", 0.96, 0.01)]).settings] == ["even"]

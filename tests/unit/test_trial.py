@@ -21,7 +21,7 @@ def tried(candidate=SCORES, cost=1.0, count=5, **budget):
 def test_one_that_holds_the_budget_is_let_in():
     verdict = tried(cost=1.4).verdict(1.0)
     assert verdict.accepted
-    assert verdict.reason == "5 requests: 1.40 times the thread time, overlap@10 1.000"
+    assert verdict.reason == "5 requests: 1.40 times the CPU time, overlap@10 1.000"
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,12 @@ def test_an_error_ends_the_trial_at_once():
     assert "RuntimeError: broken" in trial.verdict(1.0).reason
 
 
-def test_after_its_time_few_requests_are_enough_but_one_is_waited_for():
-    assert tried(count=2).verdict(59.0) is None
-    assert tried(count=2).verdict(60.0).accepted
+def test_after_its_time_few_requests_are_enough():
+    trial = Trial(TrialBudget(requests=50), began=0.0)
+    for seen in range(1, 12):
+        trial.saw(SCORES, SCORES, 1.0, 1.0)
+        assert trial.verdict(59.0) is None
+        assert (trial.verdict(60.0) is not None) == (seen >= 10)
     assert tried(count=0).verdict(1e6) is None
 
 

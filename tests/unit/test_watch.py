@@ -24,18 +24,30 @@ def test_a_folder_is_seen_once_and_again_when_it_is_another(tmp_path):
     one, two, link = write(tmp_path / "one"), write(tmp_path / "two"), tmp_path / "current"
     link.symlink_to(one)
     source = FolderSource(link)
+    assert source.look() is None  # it may be in the midst of being written
     assert source.look() == one
     assert source.look() is None
     new = tmp_path / "new"
     new.symlink_to(two)
     new.replace(link)
+    assert source.look() is None
     assert source.look() == two
     link.unlink()
     assert source.look() is None  # being replaced
     link.symlink_to(two)
-    assert source.look() is None
+    assert [source.look() for _ in range(3)] == [None] * 3
     write(two, '{"key": "another"}')
-    assert source.look() == two
+    assert [source.look() for _ in range(3)] == [None, two, None]
+
+
+def test_a_folder_that_is_being_copied_is_waited_for(tmp_path):
+    source = FolderSource(tmp_path / "new")
+    write(tmp_path / "new")
+    assert source.look() is None
+    for number in range(3):
+        (tmp_path / "new" / f"graph{number}").write_bytes(b"x" * number)
+        assert source.look() is None
+    assert source.look() == tmp_path / "new"
 
 
 def test_what_is_known_is_not_new(tmp_path):
@@ -143,9 +155,12 @@ def test_an_endpoint_is_fetched_once_for_each_etag(server, tmp_path):
 def test_an_endpoint_that_is_cut_off_or_gives_rubbish(server, tmp_path):
     source = source_of(server, tmp_path / "got")
     server.cut = True
-    with pytest.raises(BundleError, match="http://"):
-        source.look()
-    server.cut, server.etag, server.body = False, '"2"', b"no archive"
+    assert source.look() is None
+    assert source.look() is None  # asked again
+    server.cut = False
+    assert tree(source.look()) == FILES
+    source.keep([])
+    server.etag, server.body = '"2"', b"no archive"
     with pytest.raises(BundleError, match="http://"):
         source.look()
     assert source.look() is None  # told once
