@@ -78,9 +78,10 @@ def test_writers_of_one_bundle_leave_a_whole_one_at_every_moment(runs, tmp_path,
         except (BundleError, OSError):
             replaced += 1
     for process in busy:
+        assert process.stdout.readline() == "written\n"  # on a busy machine the first one may still be at it
         assert process.poll() is None, process.communicate()[1]
         process.kill()
-        assert process.communicate()[0].count("written") > 0
+        process.communicate()
     assert bundles.wrong(out) == []
     assert whole + replaced > 5
     write_bundle(runs[0], out)
