@@ -46,8 +46,11 @@ def folder_beside(final: Path) -> Iterator[Path]:
     for path in final.parent.iterdir():
         if abandoned.fullmatch(path.name):
             with suppress(OSError):  # another process's lock, or a file
-                os.close(_lock(path))
-                shutil.rmtree(path, ignore_errors=True)
+                theirs = _lock(path)
+                try:  # held to the end: unlocked, it could be taken by the one who is just making it
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(theirs)
     work, lock = _locked_folder(final)
     try:
         yield work

@@ -145,6 +145,26 @@ def test_a_writer_killed_at_a_step_leaves_a_whole_bundle(runs, tmp_path, step, w
     assert names_in(tmp_path) == ["bundle"]
 
 
+def test_an_abandoned_folder_is_locked_until_it_is_gone(tmp_path, monkeypatch):
+    """Else who has just made it could lock it between, and find it deleted while writing."""
+    final = tmp_path / "bundle"
+    left = tmp_path / ".bundle.abcdefgh.part"
+    left.mkdir()
+    remove, locked = files.shutil.rmtree, []
+
+    def watched(path, **options):
+        if path == left:
+            with pytest.raises(BlockingIOError):
+                files._lock(path)
+            locked.append(path)
+        remove(path, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", watched)
+    with files.folder_beside(final):
+        assert locked == [left]
+        assert not left.exists()
+
+
 def test_what_a_killed_writer_left_goes_and_what_a_living_one_makes_stays(tmp_path):
     final = tmp_path / "bundle"
     mine = [".bundle.backup", ".bundle.part", ".bundle.my_own.part", ".bundle2.killed12.part", "bundle.part"]

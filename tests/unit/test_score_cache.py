@@ -324,7 +324,7 @@ def test_warming_can_be_stopped():
     def submit(plan, query, items, *, priority):
         done.append(query)
         stop.set()
-        future = SimpleNamespace(result=lambda: Answer(np.zeros(1, dtype=np.float32), 0.0, 0.0, False))
+        future = SimpleNamespace(result=lambda: Answer(np.zeros(1, dtype=np.float32), 0.0, 0.0, 0.0, 1, False))
         if query == "full":
             raise QueueFull(60.0)
         return future
