@@ -125,13 +125,8 @@ class _Endpoint:
 
     async def _rank(self, request: Request, body: Body, texts: tuple[str, list[str]]) -> Ranking:
         urgency = read_urgency(request.headers, self.service.settings.queue.deadline_ms)
-        if body.uncut():
-            await self._refuse_cut(texts)
-        ranking = asyncio.ensure_future(
-            self.service.rank(
-                RankRequest(*texts, urgency.priority, urgency.user, urgency.deadline, self.api.counts_tokens)
-            )
-        )
+        asked = RankRequest(*texts, urgency.priority, urgency.user, urgency.deadline, self.api.counts_tokens)
+        ranking = asyncio.ensure_future(self._ranked(asked, body))
         leaving = asyncio.ensure_future(request.receive())  # after the body nothing comes but the client's leaving
         self.metrics.began(self.service.dispatcher.waiting + 1)
         try:
@@ -158,6 +153,11 @@ class _Endpoint:
         finally:
             ranking.cancel()
             leaving.cancel()
+
+    async def _ranked(self, asked: RankRequest, body: Body) -> Ranking:
+        if body.uncut():
+            await self._refuse_cut((asked.query, list(asked.items)))
+        return await self.service.rank(asked)
 
     async def _refuse_cut(self, texts: tuple[str, list[str]]) -> None:
         most, given = self.service.served.ranker.manifest.max_length, await self.service.longest(*texts)
