@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from export.errors import UserError
+from export.yaml_file import read_yaml
 
 BOUND = re.compile(
     r"\s*(?P<metric>[A-Za-z_0-9@]+)\s*(?P<operator><=|>=)\s*(?P<value>[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*"
@@ -111,12 +110,7 @@ class Budget:
         Raises:
             UserError: if it is missing, no YAML, or holds anything that is no budget; every mistake is named.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise UserError(f"{path}: no budget; it has require: [a list of bounds]")
         content.pop("defaults", None)  # Hydra's, where the file is a group of conf/

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from export.errors import UserError
 from export.runtime.policy import POLICIES
 from export.runtime.shape import Within, broken
+from export.yaml_file import read_yaml
 
 SHORTEST_TOKEN = 16  # characters; a shorter one can be guessed
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can hold, without spaces
@@ -219,12 +218,7 @@ class Settings:
         """
         content: Any = {}
         if path is not None:
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror}") from error
-            except (UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+            content = read_yaml(path)
             content = {} if content is None else content
         if not isinstance(content, dict):
             raise UserError(f"{path}: no settings; options such as port: 8080 are needed")
