@@ -283,7 +283,6 @@ def _describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str
 
 
 def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
-    found = sources.serving["graphs"].get(variant.graph, {})
     measured = []
     if variant.precision != "int8" or variant.name == _measured_int8(sources):
         measured += ["quality", "latency"]
@@ -293,16 +292,7 @@ def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
     }
     if variant.name in compared:
         measured.append("parity")
-    return {
-        "name": variant.name,
-        "file": variant.file,
-        "precision": variant.precision,
-        "processors": list(variant.processors),
-        "batch": int(found.get("batch", 1)),
-        "batch_invariant": bool(found.get("batch_invariant", False)),
-        "saturates": variant.saturates(sources.graphs),
-        "measured": measured,
-    }
+    return variant.entry(sources.graphs, sources.serving, measured)
 
 
 def _measured_int8(sources: Sources) -> str | None:

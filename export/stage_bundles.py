@@ -28,7 +28,7 @@ from export.runtime.manifest import (
     Manifest,
 )
 from export.runtime.untrusted import hash_file
-from export.variants import Offered, offered
+from export.variants import offered
 
 TEACHER = "teacher"
 KEY_LENGTH = 16  # hex digits of a model's key
@@ -113,26 +113,16 @@ class StageSources:
         told |= {
             "key": model_key(out, [TOKENIZER, *(each.file for each in variants)], max_length),
             "max_length": max_length,
-            "variants": [self._variant(each) for each in variants],
+            "variants": [
+                each.entry(self.graphs, self.serving, ["quality", "latency"] if each.name == FP32 else [])
+                for each in variants
+            ],
             "batching": {each.name: self.serving["graphs"].get(each.graph, {}) for each in variants},
             "golden": tolerance,
             "quality": [row for row in content["quality"] if row["model"] == TEACHER],
             "parity": [],
         }
         write_manifest(told, out)
-
-    def _variant(self, variant: Offered) -> dict[str, Any]:
-        found = self.serving["graphs"].get(variant.graph, {})
-        return {
-            "name": variant.name,
-            "file": variant.file,
-            "precision": variant.precision,
-            "processors": list(variant.processors),
-            "batch": int(found.get("batch", 1)),
-            "batch_invariant": bool(found.get("batch_invariant", False)),
-            "saturates": variant.saturates(self.graphs),
-            "measured": ["quality", "latency"] if variant.name == FP32 else [],
-        }
 
 
 def model_key(folder: Path, files: Sequence[str], max_length: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from export.graph import EXACT_INT8, FP32, GRAPHS_FILE, INT8, INT8_AVX2, WEIGHT8
 from export.runtime.manifest import FP32 as PLAIN
@@ -38,6 +39,26 @@ class Offered:
         """Return whether weights are too large for the 16-bit sums of processors without VNNI."""
         rows = json.loads((graphs / GRAPHS_FILE).read_text(encoding="utf-8"))
         return any(row["saturating"] > 0 for row in rows if row["file"] == self.graph)
+
+    def entry(self, graphs: Path, serving: Mapping[str, Any], measured: Sequence[str]) -> dict[str, Any]:
+        """Return what a manifest says of it.
+
+        Args:
+            graphs: folder of the checkpoint's graphs.
+            serving: what was measured of their batches.
+            measured: what was measured of it otherwise.
+        """
+        found = serving["graphs"].get(self.graph, {})
+        return {
+            "name": self.name,
+            "file": self.file,
+            "precision": self.precision,
+            "processors": list(self.processors),
+            "batch": int(found.get("batch", 1)),
+            "batch_invariant": bool(found.get("batch_invariant", False)),
+            "saturates": self.saturates(graphs),
+            "measured": list(measured),
+        }
 
     def is_exact(self, graphs: Path, has: Iterable[str]) -> bool:
         """Return whether a processor with these abilities computes it without saturation."""
