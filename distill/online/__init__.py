@@ -1,0 +1,1 @@
+"""Keeping a served student fresh: events, what they teach, and when the model has drifted from them."""

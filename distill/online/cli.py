@@ -1,0 +1,155 @@
+"""The `distill-update` command: compose, convert to dataclasses, validate, run; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distill import schema
+from distill.cli import unknown_options
+from distill.errors import ConfigError
+from distill.rules import broken_rules, problem
+from distill.schema import LoraUpdate, Updating
+from export.errors import UserError
+
+USAGE = """distill-update RUN_OR_BUNDLE events=PATH [published=FOLDER] [update=KIND] [option=value ...]
+       distill-update RUN_OR_BUNDLE events=PATH --follow
+       distill-update RUN_OR_BUNDLE --versions | --rollback [VERSION] | --prune"""
+REFUSED = 1  # exit code of an update that is not published; 2 is a mistake in the command
+MISTAKE = 2
+
+
+def convert(composed: DictConfig) -> Updating:
+    """Turn what Hydra composed into validated dataclasses.
+
+    Raises:
+        ConfigError: listing every option that is missing or cannot be.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError("\n".join(f"{name}: missing; give {name}=..." for name in missing))
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(config, Updating)
+    problems = [*unknown_options(config, ""), *broken_rules(config, ""), *_cross_checks(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _cross_checks(config: Updating) -> list[str]:
+    update, problems = config.update, []
+    if isinstance(update, LoraUpdate) and update.optimizer == "keep":
+        problems.append(problem("update.optimizer", "keep", "new with update=lora, whose adapters are merged"))
+    if update.workers > 1 and update.optimizer == "keep":
+        problems.append(problem("update.optimizer", "keep", f"new with update.workers={update.workers}"))
+    if not update.labels + update.replay + update.anchor:
+        problems.append("update.labels, update.replay and update.anchor are all 0; at least one must teach")
+    for option in ("events", "catalogue"):
+        value = getattr(config, option)
+        if value is not None and option == "catalogue" and not Path(value).expanduser().is_dir():
+            problems.append(problem(option, value, "an existing folder"))
+    if update.sign is not None and not Path(update.sign).expanduser().is_file():
+        problems.append(problem("update.sign", update.sign, "an existing file with a private key"))
+    return problems
+
+
+def composed(model: str, overrides: Sequence[str]) -> DictConfig:
+    """Return what the options make of conf/update.yaml.
+
+    Raises:
+        ConfigError: if an option is none, or not of its type.
+    """
+    schema.register()
+    escaped = model.replace("\\", "\\\\").replace("'", "\\'")
+    try:
+        with initialize_config_module("distill.conf", version_base="1.3"):
+            return compose("update", overrides=[*overrides, f"model='{escaped}'"])
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        raise ConfigError(str(cause).splitlines()[0]) from error
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the words of a command line: the model, one action at most, and the options for Hydra."""
+    parser = argparse.ArgumentParser("distill-update", usage=USAGE, description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", help="run or bundle that the first version is")
+    parser.add_argument("overrides", nargs="*", metavar="option=value", help="of conf/update.yaml")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--follow", action="store_true", help="work beside the service until SIGTERM")
+    action.add_argument("--versions", action="store_true", help="list the versions")
+    action.add_argument("--rollback", nargs="?", const="", metavar="VERSION", help="serve an earlier version again")
+    action.add_argument("--prune", action="store_true", help="delete all but the newest keep=5 versions")
+    words = parser.parse_intermixed_args(arguments)
+    if words.rollback and "=" in words.rollback:  # an option behind --rollback without a version
+        words.overrides.append(words.rollback)
+        words.rollback = ""
+    if words.rollback and not words.rollback.isdecimal():
+        parser.error(f"--rollback {words.rollback}: allowed is the number of a version")
+    if odd := [word for word in words.overrides if "=" not in word]:
+        parser.error(f"{odd[0]}: allowed is option=value behind the run or bundle")
+    return words
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code.
+
+    Raises:
+        UserError: if something is wrong that a user can mend.
+    """
+    words = parsed(arguments)
+    config = convert(composed(words.model, words.overrides))
+    from distill.online import report
+    from distill.online.follow import follow
+    from distill.online.origin import Origin
+    from distill.online.update import open_published, roll_back, run_update
+
+    origin = Origin.find(Path(config.model))
+    published = open_published(config, origin)
+    if words.versions:
+        report.print_versions(published)
+        return 0
+    if words.follow:
+        follow(config, origin, published, report.print_outcome)
+        return 0
+    with published.locked():
+        if words.rollback is not None:
+            report.print_version(roll_back(config, origin, published, int(words.rollback) if words.rollback else None))
+            return 0
+        if words.prune:
+            report.print_pruned(published.prune(config.keep))
+            return 0
+        report.print_origin(origin)
+        outcome = run_update(config, origin, published)
+    report.print_outcome(outcome)
+    return REFUSED if outcome.what in ("refused", "set aside") else 0
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "filelock", "transformers", "accelerate", "onnxruntime", "root"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was published")

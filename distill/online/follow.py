@@ -1,0 +1,157 @@
+"""A worker beside the service: it takes events as they come and updates on their number, on time, or on drift."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from distill.online.feedback import Feedback
+from distill.online.origin import Origin
+from distill.online.state import State
+from distill.online.update import Outcome, first_version, read_events, run_update
+from distill.online.versions import Published
+from distill.schema import Updating
+from export.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(BaseException):
+    """A signal asks the worker to end; no `except Exception` of a library may keep it."""
+
+
+@dataclass
+class Cue:
+    """When to update: so many new events, so long after the first of them, or when the served model has drifted.
+
+    Args:
+        config: has the bounds.
+        clock: seconds, from any beginning.
+    """
+
+    config: Updating
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._first: float | None = None
+        self._tried = 0
+        self._followed = 0
+        self._drift: Any = None
+        if self.config.follow.drift:
+            from distill.online.drift import Drift
+
+            self._drift = Drift(self.config.drift)
+
+    def look(self, feedback: Feedback) -> str | None:
+        """Return why to update now, None if not.
+
+        Args:
+            feedback: the events that the served version has not seen, all of them.
+        """
+        new, follow = len(feedback), self.config.follow
+        if new == 0:
+            self._first = None
+            return None
+        if self._first is None:
+            self._first = self.clock()
+        alarms = self._alarms(feedback)
+        if new - self._tried < self.config.update.min_events:
+            return None
+        if new - self._tried >= follow.count:
+            return f"{new} events"
+        if alarms:
+            return alarms
+        if follow.every_s is not None and self.clock() - self._first >= follow.every_s:
+            return f"{follow.every_s:g} s"
+        return None
+
+    def done(self, outcome: Outcome, events: int) -> None:
+        """Note what came of it: refused events are tried again only with as many new ones, or as much later."""
+        consumed = outcome.what not in ("refused", "waiting")
+        self._tried = 0 if consumed else events
+        self._followed = 0 if consumed else self._followed
+        self._first = None
+
+    def _alarms(self, feedback: Feedback) -> str | None:
+        if self._drift is None:
+            return None
+        from distill.online.drift import shown_scores
+
+        fresh = feedback.take(_rows(self._followed, len(feedback)))
+        self._followed = len(feedback)
+        if not len(fresh) or (fresh.position == 0).any():
+            return None
+        found = self._drift.add(fresh, shown_scores(fresh))
+        if not found:
+            return None
+        last = found[-1]
+        of = last.model or "the served model"
+        return f"drift: {self.config.drift.measure} of {of} {last.before:.3f} to {last.after:.3f}"
+
+
+def follow(config: Updating, origin: Origin, published: Published, tell: Callable[[Outcome], None]) -> None:
+    """Update again and again, until SIGTERM or SIGINT; what is under way then is left out, nothing of it is seen.
+
+    Args:
+        config: the validated options.
+        origin: of the first version.
+        published: the folder of versions.
+        tell: is told of every update.
+
+    Raises:
+        UserError: if another worker has the folder, or events cannot be read.
+    """
+    import torch
+
+    with published.locked(), _until_stopped():
+        os.nice(config.follow.nice)
+        os.environ["OMP_NUM_THREADS"] = str(config.follow.threads)  # of int8 scoring and of Ray's workers
+        torch.set_num_threads(config.follow.threads)
+        cue = Cue(config)
+        log.info("following %s for %s", config.events, published.folder)
+        while True:
+            served = first_version(published, origin, config.feedback.remembered)
+            feedback = read_events(config, origin, State.load(served.state))
+            why = cue.look(feedback)
+            if why is None:
+                time.sleep(config.follow.poll_s)
+                continue
+            log.info("updating: %s", why)
+            try:
+                outcome = run_update(config, origin, published, why)
+            except UserError as error:  # a full disk, a log that is being replaced: it may be gone the next time
+                log.warning("not updated: %s", error)
+                time.sleep(config.follow.poll_s)
+                continue
+            cue.done(outcome, len(feedback))
+            tell(outcome)
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """End the block, and nothing more, when a signal comes."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except Stopped as stopped:
+        log.info("%s: ended; the next worker goes on with the events after the served version", stopped)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _rows(start: int, stop: int) -> Any:
+    import numpy as np
+
+    return np.arange(start, stop, dtype=np.int64)

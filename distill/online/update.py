@@ -1,0 +1,177 @@
+"""One update: read events, learn from them, check, export, and publish, or say why not."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from distill.errors import ConfigError
+from distill.online import checks as checks_
+from distill.online.checks import Check
+from distill.online.feedback import Feedback, read_feedback
+from distill.online.learning import Clock, Learning, consumed
+from distill.online.lists import lists_of
+from distill.online.origin import Origin
+from distill.online.seen import SeenEvents
+from distill.online.state import State
+from distill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE, Published, Version
+from distill.schema import Updating
+from export import quiet
+from export.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+WAITING, REFUSED_ = "waiting", "refused"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an update.
+
+    Attributes:
+        what: "update", "waiting" (too few events), "refused" or "set aside".
+        version: that is served now.
+        checks: what was looked at.
+        seconds: of each step.
+        detail: in words.
+    """
+
+    what: str
+    version: Version
+    checks: Sequence[Check] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+
+def open_published(config: Updating, origin: Origin) -> Published:
+    """Return the folder of versions that is asked for."""
+    return Published(Path(config.published).expanduser() if config.published else origin.published)
+
+
+def first_version(published: Published, origin: Origin, remembered: int) -> Version:
+    """Return the served version, publishing the origin's bundle as version 0 where there is none yet."""
+    current = published.current()
+    if current is not None:
+        return current
+    with published.next() as (number, work):
+        published.copy(origin.bundle, work / "bundle")
+        State(None, SeenEvents(remembered)).save(work / "state")
+        return published.publish(number, work, {"kind": FIRST, "origin": str(origin.bundle.resolve())})
+
+
+def run_update(config: Updating, origin: Origin, published: Published, cue: str = "asked for") -> Outcome:
+    """Learn from the events after the served version's cursor; the caller holds `published.locked()`.
+
+    Args:
+        config: the validated options.
+        origin: of the first version.
+        published: the folder of versions.
+        cue: why now, for the record.
+
+    Raises:
+        UserError: if something is wrong that a user can mend; nothing is consumed then.
+    """
+    clock = Clock()
+    served = first_version(published, origin, config.feedback.remembered)
+    state = State.load(served.state)
+    feedback = read_events(config, origin, state)
+    fresh = lists_of(feedback)
+    clock.lap("read events")
+    if len(fresh) < config.update.min_events:
+        detail = f"{len(fresh)} new events; an update takes at least update.min_events={config.update.min_events}"
+        return Outcome(WAITING, served, seconds=clock.seconds, detail=detail)
+    found = [*checks_.event_checks(fresh, feedback.counts, config.update)]
+    if checks_.refusals(found):
+        return _refuse(config, published, served, state, feedback, found, clock)
+    with quiet.working(), published.next() as (number, work):
+        making = Learning(config, origin, served, state, fresh, work, clock)
+        making.learn()
+        found += making.judge()
+        if not checks_.refusals(found):
+            found += making.export(number, feedback, found, cue)
+        if not checks_.refusals(found):
+            making.state_after(feedback).save(work / "state")
+            feedback.save_broken(work / "state")
+            making.leave_out()
+            version = published.publish(number, work, making.record(feedback, found, cue))
+            clock.lap("publish")
+            (published.folder / REFUSED).unlink(missing_ok=True)
+            return Outcome(UPDATE, version, found, clock.seconds)
+    return _refuse(config, published, served, state, feedback, found, clock)
+
+
+def read_events(config: Updating, origin: Origin, state: State, most: int | None = None) -> Feedback:
+    """Return the events after a version's cursor.
+
+    Raises:
+        ConfigError: if none are named.
+        UserError: if they cannot be read.
+    """
+    if config.events is None:
+        raise ConfigError("events: missing; give events=PATH, a log of events")
+    catalogue = origin.catalogue(config.catalogue)
+    return read_feedback(config.events, state.cursor, config.feedback, catalogue, seen=state.seen, most=most)
+
+
+def roll_back(config: Updating, origin: Origin, published: Published, number: int | None) -> Version:
+    """Serve an earlier version again, as a new one: what is served, and what was, always stands in the list.
+
+    Its student and optimizer are the earlier one's; events that were consumed since stay consumed, as they may be what
+    made the versions after it bad.
+
+    Args:
+        config: the validated options.
+        origin: of the first version.
+        published: the folder of versions, locked.
+        number: of the version; None for the one before the served one.
+
+    Raises:
+        UserError: if there is no such version.
+    """
+    served = first_version(published, origin, config.feedback.remembered)
+    target = published.find(served.number - 1 if number is None else number)
+    now, then = State.load(served.state), State.load(target.state)
+    with published.next() as (following, work):
+        published.copy(target.bundle, work / "bundle")
+        replace(then, cursor=now.cursor, seen=now.seen, held=now.held).save(work / "state")
+        record = {"kind": ROLLBACK, "parent": target.number, "instead_of": served.number}
+        return published.publish(following, work, record)
+
+
+def _refuse(
+    config: Updating,
+    published: Published,
+    served: Version,
+    state: State,
+    feedback: Feedback,
+    found: Sequence[Check],
+    clock: Clock,
+) -> Outcome:
+    """Leave the served version; after `max_refused` times in a row, go on behind the events that were refused.
+
+    Until then they are tried again together with those that come after them: one poisoned part becomes a small one.
+    """
+    path = published.folder / REFUSED
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    times = 1 + (int(before["times"]) if before.get("version") == served.number else 0)
+    names = ", ".join(check.name for check in checks_.refusals(found))
+    events = consumed(state.cursor, feedback)
+    told_ = {"version": served.number, "times": times, "events": events, "checks": [c.as_dict() for c in found]}
+    write_atomic(path, json.dumps(told_, indent=2, ensure_ascii=False) + "\n")
+    clock.lap("refuse")
+    if times < config.update.max_refused:
+        detail = (
+            f"not published: {names} ({times} of {config.update.max_refused} times before its events are set aside)"
+        )
+        return Outcome(REFUSED_, served, found, clock.seconds, detail)
+    with published.next() as (number, work):
+        published.copy(served.bundle, work / "bundle")
+        state.after(feedback.cursor, feedback.seen).save(work / "state")
+        record = {"kind": SET_ASIDE, "parent": served.number, "events": events, "checks": told_["checks"]}
+        version = published.publish(number, work, record)
+    path.unlink(missing_ok=True)
+    detail = f"not published: {names}; refused {times} times in a row, so its events are set aside"
+    return Outcome(SET_ASIDE, version, found, clock.seconds, detail)
