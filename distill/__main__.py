@@ -33,6 +33,14 @@ def track() -> None:
     track_cli.app()
 
 
+def update() -> None:
+    """Run the `distill-update` command."""
+    _require("filelock", "hydra", "omegaconf", "torch", "transformers", "onnx", "rich", "safetensors")
+    from distill.online import cli
+
+    cli.main()
+
+
 def _require(*modules: str, extra: str = "train") -> None:
     try:
         require(extra, *modules)

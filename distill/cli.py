@@ -27,6 +27,7 @@ from distill.sweep import plugins
 from distill.validate import validate
 from export.errors import UserError
 from export.measure.cascade_table import print_cascade
+from export.measure.retrieval_table import print_retrieval
 from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,13 @@ def convert(composed: DictConfig) -> schema.Config:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(config, schema.Config)
-    if unknown := [*_unknown(config, "")]:
+    if unknown := [*unknown_options(config, "")]:
         raise ConfigError("\n".join(unknown))
     validate(config)
     return config
 
 
-def _unknown(node: object, prefix: str) -> Iterator[str]:
+def unknown_options(node: object, prefix: str) -> Iterator[str]:
     """Yield a line for each option that `+option=value` added and nothing reads."""
     known = {each.name for each in fields(node)} if is_dataclass(node) else set()
     for name, value in vars(node).items():
@@ -64,7 +65,7 @@ def _unknown(node: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}{name}={value}: no such option; there are {', '.join(sorted(known))}"
         for key, child in value.items() if isinstance(value, dict) else [("", value)]:
             if is_dataclass(child):
-                yield from _unknown(child, f"{prefix}{name}.{key + '.' if key else ''}")
+                yield from unknown_options(child, f"{prefix}{name}.{key + '.' if key else ''}")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://distill.conf", config_name="config")
@@ -105,6 +106,8 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
         print_tradeoff(tradeoff, Console())
         if "cascade" in tradeoff:
             print_cascade(tradeoff["cascade"], Console())
+        if "embedder" in tradeoff:
+            print_retrieval(tradeoff["embedder"], Console())
     for line in tradeoff.get("gate", {}).get("lines", ()):
         measured, low, high = line["measured"], line["low"], line["high"]
         found = NOTHING if measured is None else shown(measured, "amount")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill import cascading, gathering, making, measuring, ranks
+from distill import cascading, embedding_stages, gathering, making, measuring, ranks
 from distill.inputs import Read, is_whole
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
@@ -30,6 +30,7 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     store = Store(Path(config.runs) / "stages")
     run_ = Run(folder, config, overrides)
     source = making.locate_teacher(config)
+    embedding_stages.locate(config, source)
     data = run_.keep("data", making.data(store, config))
     tokens = run_.keep("tokens", making.tokens(store, config, data, source))
     warm = _warm(run_, store, config, data, tokens, source)
@@ -60,7 +61,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
         run_.keep(name, measure(store, config, read.data, student, student_graphs))
     measured = Measured(reads, systems, predictions, baselines, latency, parity)
-    return run_.finish(measured, cascading.calibrate(run_, store, config, measured, teacher))
+    cascade = cascading.calibrate(run_, store, config, measured, teacher)
+    return run_.finish(measured, cascade, embedding_stages.keep(run_, store, config, data, scores, drawn, source))
 
 
 def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:

@@ -13,10 +13,14 @@ from distill.schema import (
     BeirData,
     Config,
     Data,
+    DistilledEmbed,
     Draw,
     DrawnAugment,
+    DriftSignal,
+    Events,
     Export,
     Fit,
+    Follow,
     Hidden,
     HubData,
     Input,
@@ -24,9 +28,11 @@ from distill.schema import (
     Kl,
     LambdaLoss,
     LayeredCascade,
+    LoraUpdate,
     Loss,
     Measure,
     MlflowTrack,
+    PcaEmbed,
     RankNet,
     Relations,
     SearchedInt8,
@@ -35,7 +41,10 @@ from distill.schema import (
     Student,
     Teacher,
     Term,
+    TopLayersUpdate,
     Train,
+    Update,
+    Updating,
     Vocabulary,
 )
 from export.measure.cut_offs import RULES as CUT_RULES
@@ -47,7 +56,10 @@ SPLITS = ("dev", "test")
 ENGINES = ("onnxruntime", "openvino")  # of graphs; what is handed over is measured in the first
 CRITERIA = ("fisher", "taylor", "magnitude")
 FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
+POOLINGS = ("mean", "cls", "pooler")
 EIGHT_BITS = ("int8", "weight8")
+LATE, PROPENSITIES, DRIFT_MEASURES = ("drop", "keep"), ("none", "power", "estimated"), ("ndcg@10", "brier")
+MOST_GRADE = 30  # 2^30 - 1 is still exact as a gain
 MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
 # trackers of transformers' Trainer, each named like the module it needs
 TRACKERS = ("clearml", "comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb")
@@ -92,10 +104,19 @@ def _is_engines(engines: list[str]) -> bool:
     return ENGINES[0] in engines and set(engines) <= set(ENGINES) and len(set(engines)) == len(engines)
 
 
+def _is_grades(grades: dict[str, int]) -> bool:
+    return bool(grades) and all(type(grade) is int and 0 <= grade <= MOST_GRADE for grade in grades.values())
+
+
+def _is_rising(values: list[float]) -> bool:
+    return len(values) <= MOST_GRADE and all(map(math.isfinite, values)) and values == sorted(set(values))
+
+
 LAYER_MAP = (_is_layer_map, "uniform, or a list with one of the teacher's layers, from 0, for each of the student's")
 POSITIVE = (_positive, "a number > 0")
 ENGINE_LIST = (_is_engines, f"[{ENGINES[0]}], which the bundle is served with, or [{', '.join(ENGINES)}]")
 SHARE = (lambda value: 0 <= value < 1, "a number from 0, below 1")
+FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
@@ -155,6 +176,16 @@ RULES: dict[type, Sequence[Rule]] = {
         ("tolerance", *between(0, 1)), ("confidence", *between(0, 1)),
         ("ladder", _all_shares, "numbers between 0 and 1"),
     ],
+    PcaEmbed: [
+        ("max_length", *at_least(SPECIAL + 2)), ("pooling", *one_of(*POOLINGS)), ("texts", *at_least(2)),
+        ("dimensions", lambda v: all(type(d) is int and d >= 8 for d in v) and len(set(v)) == len(v),
+         "different whole numbers >= 8"),
+    ],
+    DistilledEmbed: [
+        ("margin_mse", *at_least(0)), ("in_batch", *at_least(0)), ("similarity", *at_least(0)),
+        ("temperature", *POSITIVE), ("teacher_temperature", *POSITIVE), ("steps", *at_least(1)),
+        ("batch_queries", *at_least(2)), ("group_size", *at_least(2)), ("learning_rate", *POSITIVE), ("warmup", *SHARE),
+    ],
     Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [
         ("split", *one_of(*SPLITS)), ("engines", *ENGINE_LIST), ("threads", *at_least(1)),
@@ -162,6 +193,31 @@ RULES: dict[type, Sequence[Rule]] = {
         ("parity_queries", *at_least(1)),
         ("confidence", *between(0, 1)), ("resamples", *at_least(100)),
     ],
+    Events: [
+        ("grades", _is_grades, f"a whole number from 0 to {MOST_GRADE} for each of at least one outcome"),
+        ("ratings", _is_rising, "rising numbers"), ("max_age_s", *at_least(0)), ("late", *one_of(*LATE)),
+        ("remembered", *at_least(1)), ("propensity", *one_of(*PROPENSITIES)), ("eta", *at_least(0)),
+        ("max_weight", *at_least(1)), ("split", bool, "a split's name"),
+    ],
+    DriftSignal: [
+        ("measure", *one_of(*DRIFT_MEASURES)), ("delta", *between(0, 1)), ("grace", *at_least(1)),
+    ],
+    Update: [
+        ("optimizer", *one_of("keep", "new")), ("epochs", *POSITIVE), ("learning_rate", *POSITIVE), ("warmup", *SHARE),
+        ("weight_decay", *at_least(0)), ("group_size", *at_least(2)), ("batch_groups", *at_least(1)),
+        ("labels", *at_least(0)), ("replay", *at_least(0)), ("anchor", *at_least(0)), ("replay_lists", *at_least(0)),
+        ("memory", *at_least(0)), ("workers", *at_least(1)), ("min_events", *at_least(2)), ("holdout", *between(0, 1)),
+        ("max_user_share", *FROM_0_TO_1), ("min_agreement", *FROM_0_TO_1), ("max_broken", *FROM_0_TO_1),
+        ("max_forgetting", *at_least(0)), ("max_int8_drop", *at_least(0)), ("confidence", *between(0, 1)),
+        ("resamples", *at_least(100)), ("max_refused", *at_least(1)),
+    ],
+    TopLayersUpdate: [("k", *at_least(1))],
+    LoraUpdate: [("rank", *at_least(1)), ("alpha", *POSITIVE)],
+    Follow: [
+        ("count", *at_least(1)), ("every_s", *at_least(0)), ("poll_s", *POSITIVE),
+        ("nice", lambda v: 0 <= v <= 19, "0 to 19"), ("threads", *at_least(1)),
+    ],
+    Updating: [("seed", *at_least(0)), ("keep", *at_least(1))],
     MlflowTrack: [
         ("experiment", lambda v: v.strip() and len(v) <= 500, "a name of at most 500 characters"),
         ("model", lambda v: v is None or (v.strip() and not {"/", ":"} & set(v)), "a name without / and :"),

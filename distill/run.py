@@ -31,6 +31,7 @@ from export.measure import latency as latency_
 from export.measure import parity as parity_
 from export.measure import predictions as predictions_
 from export.measure.budget import Budget
+from export.measure.retrieval import RETRIEVAL
 from export.measure.systems import System
 from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
 from export.runtime.manifest import CASCADE, EVALUATION
@@ -109,12 +110,13 @@ class Run:
             self._write("running")
         return built
 
-    def finish(self, measured: Measured, cascade: Built | None) -> dict[str, Any]:
+    def finish(self, measured: Measured, cascade: Built | None, embedder: Built | None) -> dict[str, Any]:
         """Put the trade-off together from what the stages measured; write it, the page and the run's record.
 
         Args:
             measured: those stages.
             cascade: cut-offs between the student and other stages; None if it is served by itself.
+            embedder: what its vectors keep; None if there is none.
 
         Returns:
             The content of tradeoff.json.
@@ -128,6 +130,8 @@ class Run:
         tradeoff["graphs"] = self._graphs()
         if cascade is not None:
             tradeoff["cascade"] = json.loads((cascade.folder / CASCADE).read_text(encoding="utf-8"))
+        if embedder is not None:
+            tradeoff["embedder"] = json.loads((embedder.folder / RETRIEVAL).read_text(encoding="utf-8"))
         tradeoff = dict(finite(tradeoff))
         text = json.dumps(tradeoff, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / "tradeoff.json", text + "\n")

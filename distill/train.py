@@ -170,11 +170,7 @@ def train_ranker(
     )
     for parameter in model.bert.embeddings.parameters():
         parameter.requires_grad_(train.freeze_embeddings is False)  # None: those of the teacher's width are frozen
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = train.dropout
-        elif isinstance(module, BertSdpaSelfAttention):
-            module.dropout_prob = train.dropout  # it asks a number of its own, not its Dropout
+    set_dropout(model, train.dropout)
     arguments = training_arguments(fit, train, device, len(steps), seed, out)
     trainer = RankTrainer(
         model=model,
@@ -201,6 +197,15 @@ def train_ranker(
         "history": history,
     }
     (out / "training.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def set_dropout(model: torch.nn.Module, share: float) -> None:
+    """Give every dropout of a BERT this share."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+        elif isinstance(module, BertSdpaSelfAttention):
+            module.dropout_prob = share  # it asks a number of its own, not its Dropout
 
 
 def scoring_cost(model: BertForSequenceClassification, pairs: PairTokens) -> float:

@@ -13,9 +13,11 @@ from distill.errors import ConfigError
 from distill.rules import TRACKERS, broken_rules, problem
 from distill.schema import (
     Config,
+    DistilledEmbed,
     Draw,
     DrawnAugment,
     EncoderTeacher,
+    FusedInt8,
     HubData,
     Input,
     Int8,
@@ -23,6 +25,7 @@ from distill.schema import (
     LayeredCascade,
     MlflowTrack,
     NoQuantize,
+    PcaEmbed,
     SimilarityWarm,
     SlateData,
     StateTerm,
@@ -51,6 +54,7 @@ def validate(config: Config) -> None:
         *_state_checks(config),
         *_exclude_checks(config),
         *_cascade_checks(config),
+        *_embed_checks(config),
         *_engine_checks(config),
         *_budget_checks(config),
         *_track_checks(config),
@@ -170,6 +174,21 @@ def _cascade_checks(config: Config) -> Iterator[str]:
             locate_first(str(cascade.first))
         except UserError as error:
             yield str(error)
+
+
+def _embed_checks(config: Config) -> Iterator[str]:
+    embed = config.embed
+    if not isinstance(embed, PcaEmbed):
+        return
+    if not isinstance(config.teacher, EncoderTeacher):
+        yield problem("embed", embed.kind, "none with a teacher that has no plain encoder")
+    if isinstance(config.quantize, FusedInt8):
+        yield problem("embed", embed.kind, f"none with quantize={config.quantize.kind}, which is of rankers")
+    if isinstance(embed, DistilledEmbed):
+        if embed.layers is not None and not _is_layers(embed.layers):
+            yield problem("embed.layers", embed.layers, "a number of layers >= 1, a rising list from 0, or null")
+        if not embed.margin_mse + embed.in_batch + embed.similarity:
+            yield "embed: margin_mse, in_batch and similarity are all 0; at least one must weigh"
 
 
 def _engine_checks(config: Config) -> Iterator[str]:

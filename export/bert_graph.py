@@ -43,16 +43,25 @@ def write_bert_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: in
     Raises:
         ModelError: if the checkpoint has something that is not built here.
     """
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    builder = GraphBuilder(buildable(checkpoint), load_file(checkpoint / WEIGHTS))
+    builder.build(cls_only)
+    onnx.save(builder.model(opset, OUTPUT, 1), str(graph))
+
+
+def buildable(checkpoint: Path) -> dict[str, Any]:
+    """Return the configuration of a checkpoint, if it can be built.
+
+    Raises:
+        ModelError: if it has something that is not built here.
+    """
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     if config.get("hidden_act") not in ACTIVATIONS:
         raise ModelError(f"{checkpoint}: hidden_act={config.get('hidden_act')}; built are {', '.join(ACTIVATIONS)}")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ModelError(
             f"{checkpoint}: position_embedding_type={config['position_embedding_type']}; built is absolute"
         )
-    builder = _Builder(config, load_file(checkpoint / WEIGHTS))
-    builder.build(cls_only)
-    onnx.save(builder.model(opset), str(graph))
+    return config
 
 
 def distinct_rows(table: Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -71,7 +80,7 @@ def distinct_rows(table: Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return np.sort(first), place[equal].astype(np.int32)
 
 
-class _Builder:
+class GraphBuilder:
     """Collects nodes; a value is its name."""
 
     def __init__(self, config: dict[str, Any], weights: dict[str, Float32]) -> None:
@@ -83,21 +92,32 @@ class _Builder:
 
     def build(self, cls_only: bool) -> None:
         """Add every node from the inputs to the logits."""
+        self._output(self._linear("classifier", self._pooled(self._first(self._hidden(cls_only), cls_only))), OUTPUT)
+
+    def _hidden(self, first_only: bool) -> str:
+        """Return the last layer's output: of every token, or of the first alone."""
         layers = int(self._config["num_hidden_layers"])
         hidden, mask = self._embeddings(), self._mask()
         for number in range(layers):
-            hidden = self._layer(f"bert.encoder.layer.{number}", hidden, mask, cls_only and number == layers - 1)
-        first = self._slice(hidden, 0, 1, axis=1) if not cls_only else hidden
-        first = self._node("Reshape", "first", first, self._shape("row", [0, self._width]))
-        pooled = self._node("Tanh", "pooled", self._linear("bert.pooler.dense", first))
-        logits = self._linear("classifier", pooled)
-        self._nodes.append(helper.make_node("Identity", [logits], [OUTPUT], name=OUTPUT))
+            hidden = self._layer(f"bert.encoder.layer.{number}", hidden, mask, first_only and number == layers - 1)
+        return hidden
 
-    def model(self, opset: int) -> onnx.ModelProto:
-        """Return the graph."""
+    def _first(self, hidden: str, first_only: bool) -> str:
+        """Return the first token's state, [pairs, width]; `first_only`: of a value that has no other tokens."""
+        first = self._slice(hidden, 0, 1, axis=1) if not first_only else hidden
+        return self._node("Reshape", "first", first, self._shape("row", [0, self._width]))
+
+    def _pooled(self, first: str) -> str:
+        return self._node("Tanh", "pooled", self._linear("bert.pooler.dense", first))
+
+    def _output(self, value: str, name: str) -> None:
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
+
+    def model(self, opset: int, output: str, width: int) -> onnx.ModelProto:
+        """Return the graph, whose output is float32 [batch, width]."""
         shape = ["batch_size", "sequence_length"]
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS]
-        outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch_size", 1])]
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch_size", width])]
         graph = helper.make_graph(self._nodes, "bert", inputs, outputs, list(self._constants.values()))
         model = helper.make_model(graph, producer_name="rankdistill", opset_imports=[helper.make_opsetid("", opset)])
         model.ir_version = IR_VERSION

@@ -12,12 +12,14 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from export import signature
+from export.embedder_bundle import EmbedderSources
 from export.errors import UserError
 from export.files import folder_beside, publish_folder
 from export.measure import golden, serving
 from export.runtime.manifest import (
     CARD,
     CASCADE,
+    EMBEDDER,
     EVALUATION,
     FORMAT,
     GOLDEN,
@@ -59,6 +61,7 @@ class Sources:
         serving: what was measured of its graphs' batches.
         shortener: file of what shortens items for it; None if it reads them as they are given.
         cascade: the other stages of its cascade; None if it is served by itself.
+        embedder: its model of single texts; None if it has none.
     """
 
     tradeoff: Mapping[str, Any]
@@ -69,6 +72,7 @@ class Sources:
     serving: Mapping[str, Any]
     shortener: Path | None
     cascade: StageSources | None
+    embedder: EmbedderSources | None
 
     @classmethod
     def of(cls, run: Path) -> Sources:
@@ -98,6 +102,7 @@ class Sources:
             serving=serving.read(stages["serving"]),
             shortener=shortener if shortener is not None and shortener.is_file() else None,
             cascade=StageSources.of(run, record["stages"]),
+            embedder=EmbedderSources.of(run, record["stages"]),
         )
 
 
@@ -165,6 +170,9 @@ def _write(sources: Sources, work: Path) -> None:
     if sources.cascade is not None:
         content["cascade"] = CASCADE
         sources.cascade.write(content, int(content["config"]["teacher"]["max_length"]), work)
+    if sources.embedder is not None:
+        content["embedder"] = EMBEDDER
+        sources.embedder.write(work)
     write_card(content, sources.tradeoff, work / CARD, work / PLOT)
     write_dockerfile(content, work / DOCKERFILE)
     names = [name for name in files_of(work) if name not in (MANIFEST, SUMS)]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from export.embed_cli import embed as embed_
 from export.errors import UserError
 from export.serve.cli import serve as serve_
 
@@ -274,6 +275,13 @@ def compare(
         comparison = comparing.compare(runs, reference)
         comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
         comparing.show(comparison, Console())
+
+
+@app.command()
+@wraps(embed_)
+def embed(*arguments: Any, **options: Any) -> None:  # noqa: D103 - it is the wrapped one's
+    with _told():
+        embed_(*arguments, **options)
 
 
 @app.command()

@@ -13,8 +13,10 @@ from export.errors import BundleError, ModelError
 from export.finding import Finding, refusal
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import BM25, BUNDLE, read_cascade, stage_folder
+from export.runtime.embedder import OUTPUT as EMBEDDING
 from export.runtime.manifest import (
     CASCADE,
+    EMBEDDER,
     GOLDEN,
     MANIFEST,
     SHORTENER,
@@ -24,7 +26,7 @@ from export.runtime.manifest import (
     Variant,
 )
 from export.runtime.onnx_file import external_files
-from export.runtime.scorer import Float32, PairScorer, open_session
+from export.runtime.scorer import OUTPUT, Float32, PairScorer, open_session
 from export.runtime.shape import broken
 from export.runtime.shortener import Shortener
 from export.runtime.tokens import PairEncoder
@@ -42,11 +44,12 @@ Row = Mapping[str, Any]
 
 
 def check_graph(folder: Path, name: str) -> Finding:
-    """Check that a graph holds its weights itself and has a cross-encoder's inputs and output."""
+    """Check that a graph holds its weights itself and has the inputs and the output that its place asks for."""
+    output = EMBEDDING if Path(name).parent == Path(EMBEDDER).parent else OUTPUT
     try:
         if outside := external_files(folder / name):
             return Finding(False, name, f"keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
-        session = open_session(folder / name, 1)
+        session = open_session(folder / name, 1, output)
     except (BundleError, ModelError) as error:
         return refusal(folder, name, error)
     inputs = ", ".join(value.name for value in session.get_inputs())

@@ -32,7 +32,7 @@ from export.variants import offered
 
 TEACHER = "teacher"
 KEY_LENGTH = 16  # hex digits of a model's key
-OF_A_STUDENT = ("cascade", "input", "files")  # what a manifest says that is not so of its teacher
+OF_A_STUDENT = ("cascade", "embedder", "input", "files")  # what a manifest says that is not so of its teacher
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def copy_stage(bundle: Path, out: Path) -> None:
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.checked(name), out / name)
-    write_manifest({name: value for name, value in manifest.content.items() if name not in ("cascade", "files")}, out)
+    left_out = ("cascade", "embedder", "files")
+    write_manifest({name: value for name, value in manifest.content.items() if name not in left_out}, out)
 
 
 def write_manifest(content: Mapping[str, Any], folder: Path) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from export import signature
+from export.embedder_golden import check_embedder
 from export.errors import BundleError
 from export.finding import Finding, refusal
 from export.replay import check_golden, check_graph, check_stages
-from export.runtime.manifest import CASCADE, FP32, MANIFEST, SIGNATURE, SUMS, Manifest
+from export.runtime.manifest import CASCADE, EMBEDDER, FP32, MANIFEST, SIGNATURE, SUMS, Manifest
 from export.runtime.untrusted import hash_file, read_bytes
 from export.unsafe import entries, unsafe_content, unsafe_files
 
@@ -82,6 +83,8 @@ def _findings(folder: Path, variants: Sequence[str], key: Path | None) -> Iterat
         yield from check_golden(manifest, chosen)
         if CASCADE in manifest.content["files"]:
             yield from check_stages(manifest)
+        if EMBEDDER in manifest.content["files"]:
+            yield from check_embedder(manifest)
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, Finding]:

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from distill.schema.augment import Augment, Draw, DrawnAugment, NoAugment, NoWarm, SimilarityWarm, Warm
 from distill.schema.cascade import Cascade, LayeredCascade, NoCascade
 from distill.schema.data import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
+from distill.schema.embed import DistilledEmbed, Embed, NoEmbed, PcaEmbed
 from distill.schema.loss import (
     AdrMse,
     Attention,
@@ -30,9 +31,21 @@ from distill.schema.models import CrossEncoderTeacher, EncoderTeacher, Fit, Inpu
 from distill.schema.outcome import Budget, Export, FusedInt8, Int8, Measure, NoQuantize, Quantize, SearchedInt8, Weight8
 from distill.schema.sweep import GridSweeper, JoblibLauncher, OptunaSweeper, Prune, RayLauncher, SubmititLauncher
 from distill.schema.track import MlflowTrack, NoTrack, Track
+from distill.schema.update import (
+    AllUpdate,
+    DriftSignal,
+    Events,
+    Follow,
+    HeadUpdate,
+    LoraUpdate,
+    TopLayersUpdate,
+    Update,
+    Updating,
+)
 
 __all__ = [
     "AdrMse",
+    "AllUpdate",
     "Attention",
     "Augment",
     "BeirData",
@@ -41,15 +54,21 @@ __all__ = [
     "Config",
     "CrossEncoderTeacher",
     "Data",
+    "DistilledEmbed",
     "Draw",
     "DrawnAugment",
+    "DriftSignal",
+    "Embed",
     "Embedding",
     "EncoderTeacher",
+    "Events",
     "EventsData",
     "Export",
     "Fit",
+    "Follow",
     "FusedInt8",
     "GridSweeper",
+    "HeadUpdate",
     "Hidden",
     "HubData",
     "Input",
@@ -59,6 +78,7 @@ __all__ = [
     "Labels",
     "LambdaLoss",
     "LayeredCascade",
+    "LoraUpdate",
     "Loss",
     "MarginMse",
     "Measure",
@@ -67,10 +87,12 @@ __all__ = [
     "Mse",
     "NoAugment",
     "NoCascade",
+    "NoEmbed",
     "NoQuantize",
     "NoTrack",
     "NoWarm",
     "OptunaSweeper",
+    "PcaEmbed",
     "Prune",
     "Quantize",
     "RankNet",
@@ -84,8 +106,11 @@ __all__ = [
     "SubmititLauncher",
     "Teacher",
     "Term",
+    "TopLayersUpdate",
     "Track",
     "Train",
+    "Update",
+    "Updating",
     "Vocabulary",
     "Warm",
     "Weight8",
@@ -112,13 +137,14 @@ class Config:
     export: Export = field(default_factory=Export)
     quantize: Quantize = MISSING
     cascade: Cascade = MISSING
+    embed: Embed = MISSING
     measure: Measure = MISSING
     budget: Budget = field(default_factory=Budget)
     track: Track = MISSING
 
 
 NODES: dict[str, dict[str, type]] = {
-    "schema": {"config": Config},
+    "schema": {"config": Config, "updating": Updating},
     "schema/data": {"events": EventsData, "movielens": MovieLensData, "beir": BeirData, "hub": HubData},
     "schema/teacher": {"encoder": EncoderTeacher, "cross_encoder": CrossEncoderTeacher},
     "schema/warm": {"none": NoWarm, "similarity": SimilarityWarm},
@@ -139,6 +165,7 @@ NODES: dict[str, dict[str, type]] = {
         "relations": Relations,
     },
     "schema/train": {"train": Train},
+    "schema/update": {"head": HeadUpdate, "top_k_layers": TopLayersUpdate, "lora": LoraUpdate, "all": AllUpdate},
     "schema/quantize": {
         "none": NoQuantize,
         "int8": Int8,
@@ -147,6 +174,7 @@ NODES: dict[str, dict[str, type]] = {
         "search": SearchedInt8,
     },
     "schema/cascade": {"none": NoCascade, "layered": LayeredCascade},
+    "schema/embed": {"none": NoEmbed, "pca": PcaEmbed, "distilled": DistilledEmbed},
     "schema/measure": {"measure": Measure},
     "schema/budget": {"budget": Budget},
     "hydra/schema/launcher": {"joblib": JoblibLauncher, "submitit": SubmititLauncher, "ray": RayLauncher},

@@ -53,7 +53,11 @@ def write(
         if candidate.latency is not None:
             row["wall_ms"], row["cpu_ms"] = candidate.latency.wall_ms.tolist(), candidate.latency.cpu_ms.tolist()
         models.append(row)
-    content = {**about, "queries": list(queries), "timed_queries": list(timed), "models": models}
+    rewrite(path, {**about, "queries": list(queries), "timed_queries": list(timed), "models": models})
+
+
+def rewrite(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what `read` returns; the same content gives the same bytes."""
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, gzip.compress(text.encode(), compresslevel=9, mtime=0))
 

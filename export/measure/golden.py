@@ -105,6 +105,36 @@ def write(
     pairs = choose_pairs(lists, shorten, encoder, seed)
     wholes = [pair.item for pair in pairs]
     pairs = [replace(pair, item=shorten(pair.item)) for pair in pairs]
+    _write(pairs, wholes, encoder, graphs, variants, out)
+
+
+def write_again(
+    older: Path, checkpoint: Path, graphs: Path, variants: Sequence[Offered], max_length: int, out: Path
+) -> None:
+    """Write golden.jsonl with the texts of another model's, which had the same tokenizer and shortener.
+
+    Args:
+        older: golden.jsonl of the other model.
+        checkpoint: folder with the tokenizer.
+        graphs: folder with the variants' graphs.
+        variants: those that this processor computes exactly; only their scores are written.
+        max_length: of the model.
+        out: folder to write to.
+    """
+    rows = list(read(older))
+    pairs = [Pair(row["kind"], row["query"], row["item"]) for row in rows]
+    wholes = [row.get("whole", row["item"]) for row in rows]
+    _write(pairs, wholes, PairEncoder.load(checkpoint, max_length), graphs, variants, out)
+
+
+def _write(
+    pairs: Sequence[Pair],
+    wholes: Sequence[str],
+    encoder: PairEncoder,
+    graphs: Path,
+    variants: Sequence[Offered],
+    out: Path,
+) -> None:
     scores: dict[str, Float32] = {}
     tolerance: dict[str, float] = {}
     with Progress("golden scores", len(variants), "variants") as bar:

@@ -20,6 +20,7 @@ GOLDEN, EVALUATION, CARD, PLOT = "golden.jsonl", "evaluation.json.gz", "README.m
 TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
 SHORTENER = "shortener.json"  # there where the student reads less than a whole item
 GRAPHS, TRITON = "onnx", "triton"
+EMBEDDER = "embedder/embedder.json"  # there where the bundle has a model of single texts
 CASCADE, STAGES = "cascade.json", "stages"  # there where the student is one of several stages; the others' folder
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
@@ -130,8 +131,8 @@ class Manifest:
             raise BundleError(f"{path}: format {content.get('format')!r:.40}; this version reads format {FORMAT}")
         if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
             raise BundleError(f"{path}: " + "; ".join(problems))
-        variants = tuple(_variant(fields) for fields in content["variants"])
-        if problem := next(chain(_contradictions(content, variants), _loose_cascade(content)), None):
+        variants = tuple(read_variant(fields) for fields in content["variants"])
+        if problem := next(chain(_contradictions(content, variants), _loose_parts(content)), None):
             raise BundleError(f"{path}: {problem}")
         return cls(Path(folder), content, variants)
 
@@ -212,13 +213,16 @@ def _contradictions(content: Mapping[str, Any], variants: Sequence[Variant]) -> 
         yield f"golden.tolerance is of {', '.join(sorted(tolerance)):.80}; of {FP32}, and of variants alone, it must be"
 
 
-def _loose_cascade(content: Mapping[str, Any]) -> Iterator[str]:
+def _loose_parts(content: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the name of a file that only some bundles have."""
+    if content.get("embedder", EMBEDDER) != EMBEDDER or ("embedder" in content) != (EMBEDDER in content["files"]):
+        yield f"embedder is {content.get('embedder')!r:.80}; {EMBEDDER} it must be, and among files, or neither"
     if content.get("cascade", CASCADE) != CASCADE or ("cascade" in content) != (CASCADE in content["files"]):
         yield f"cascade is {content.get('cascade')!r:.80}; {CASCADE} it must be, and among files, or neither"
 
 
-def _variant(fields: Mapping[str, Any]) -> Variant:
+def read_variant(fields: Mapping[str, Any]) -> Variant:
+    """Return what an entry of `VARIANT_SCHEMA` says."""
     return Variant(
         name=fields["name"],
         file=fields["file"],

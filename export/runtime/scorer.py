@@ -24,11 +24,11 @@ NAMES = [OUTPUT]
 DISABLED = ["SkipLayerNormFusion"]
 
 
-def open_session(graph: Path, threads: int) -> ort.InferenceSession:
+def open_session(graph: Path, threads: int, output: str = OUTPUT) -> ort.InferenceSession:
     """Open a graph on the CPU with `threads` intra-op threads that do not spin while they wait.
 
     Raises:
-        ModelError: if the file is no graph that onnxruntime can run, or does not take a cross-encoder's inputs.
+        ModelError: if the file is no graph that onnxruntime can run, or has other inputs than a BERT or another output.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -43,10 +43,10 @@ def open_session(graph: Path, threads: int) -> ort.InferenceSession:
         raise ModelError(f"{graph} cannot be run by onnxruntime {ort.__version__}: {error}") from error
     names = sorted(value.name for value in session.get_inputs())
     if names != sorted(INPUTS):
-        raise ModelError(f"{graph} takes the inputs {names}; a cross-encoder takes {sorted(INPUTS)}")
+        raise ModelError(f"{graph} takes the inputs {names}; a BERT takes {sorted(INPUTS)}")
     outputs = [(value.name, value.type) for value in session.get_outputs()]
-    if outputs != [(OUTPUT, "tensor(float)")]:
-        raise ModelError(f"{graph} gives the outputs {outputs}; a cross-encoder gives {OUTPUT}, a tensor(float)")
+    if outputs != [(output, "tensor(float)")]:
+        raise ModelError(f"{graph} gives the outputs {outputs}; asked for is {output}, a tensor(float)")
     return session
 
 

@@ -22,6 +22,8 @@ from export.serve.access import BearerTokens
 from export.serve.admin import add_admin
 from export.serve.api import About, Api, Body, check_size, decode, read_body
 from export.serve.cohere import V1, V2
+from export.serve.embed_api import EMBED_APIS
+from export.serve.embedding import EmbedEndpoint, Line
 from export.serve.metrics import Metrics
 from export.serve.openapi import describe, operation
 from export.serve.refusal import BACKEND, GONE, OVERLOADED, TIMEOUT, UNHEALTHY, VALIDATION, Refused
@@ -52,6 +54,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start(commands)
         yield
+        line.close()
         service.close()
 
     app = FastAPI(
@@ -61,8 +64,11 @@ def create_app(
         lifespan=lifespan,
     )
     metrics, log = Metrics(), RequestLog(service.settings.log)
-    for api in APIS:
-        endpoint = _Endpoint(api, service, metrics, log)
+    line = Line(service.settings.limits.concurrency)
+    ways: list[_Endpoint | EmbedEndpoint] = [_Endpoint(api, service, metrics, log) for api in APIS]
+    ways += [EmbedEndpoint(api, service, line, metrics, log) for api in EMBED_APIS]
+    for endpoint in ways:
+        api = endpoint.api
         app.add_api_route(
             api.path, endpoint.route(), methods=["POST"], response_model=None, summary=api.summary,
             openapi_extra=operation(api), name=api.path.strip("/"),
@@ -71,7 +77,7 @@ def create_app(
     if admin_tokens and commands is not None:
         add_admin(app, service, commands)
     app.add_middleware(BearerTokens, tokens=tokens, admin_tokens=admin_tokens)
-    describe(app, APIS, bool(tokens))
+    describe(app, (*APIS, *EMBED_APIS), bool(tokens))
     return app
 
 

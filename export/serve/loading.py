@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from export.errors import UserError
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import Cascade
+from export.runtime.embedder import Embedder
 from export.runtime.governor import Governor, Setting
-from export.runtime.manifest import CASCADE, Manifest
+from export.runtime.manifest import CASCADE, EMBEDDER, Manifest
 from export.runtime.plan import OneModel, Plan
 from export.runtime.ranker import Ranker
 from export.runtime.score_cache import Cached, ScoreCache
@@ -31,6 +33,15 @@ def load_served(bundle: Path, settings: Settings, threads: int, cache: ScoreCach
         UserError: if a variant is asked for of a cascade, or a governor of a bundle without one.
     """
     manifest = Manifest.read(bundle)
+    served = _load_rankers(bundle, manifest, settings, threads, cache)
+    if EMBEDDER not in manifest.content["files"]:
+        return served
+    return replace(served, embedder=Embedder.load(bundle, threads=threads))
+
+
+def _load_rankers(
+    bundle: Path, manifest: Manifest, settings: Settings, threads: int, cache: ScoreCache | None
+) -> Served:
     if CASCADE in manifest.content["files"] or settings.level is not None:
         if settings.variant is not None:
             raise UserError(f"variant={settings.variant}: a cascade names the graphs of its stages; choose a level")
@@ -81,6 +92,8 @@ def close_served(served: Served) -> None:
     if isinstance(served.bare, Cascade):
         served.bare.close()  # for every level
     served.ranker.close()
+    if served.embedder is not None:
+        served.embedder.close()
 
 
 def _level(name: str | None, bare: Plan, cache: ScoreCache | None) -> ServedLevel:

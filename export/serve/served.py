@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from export.runtime.dispatcher import Answer
+from export.runtime.embedder import Embedder
 from export.runtime.governor import Governor
 from export.runtime.plan import Plan
 from export.runtime.ranker import Ranker
@@ -36,11 +37,13 @@ class Served:
         ranker: the bundle's own model, for what is told of it.
         levels: from the dearest to the cheapest.
         governor: chooses among them; None where there is but one.
+        embedder: of single texts; None where the bundle has none.
     """
 
     ranker: Ranker
     levels: tuple[ServedLevel, ...]
     governor: Governor | None = None
+    embedder: Embedder | None = None
 
     @property
     def name(self) -> str:

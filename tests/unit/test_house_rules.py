@@ -88,7 +88,9 @@ def test_annotations_are_offered_to_type_checkers():
 
 def test_every_option_of_conf_is_told_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    groups = "data teacher warm augment student loss train quantize cascade measure budget track experiment".split()
+    groups = (
+        "data teacher warm augment student loss train quantize cascade embed measure budget track experiment".split()
+    )
     nested = {"defaults", "name", *groups, "fit", "terms"}  # told by what is in them
     for group in groups:
         for path in (ROOT / "conf" / group).rglob("*.yaml"):

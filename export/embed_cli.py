@@ -1,0 +1,51 @@
+"""`ranker embed`: its options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Texts: .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False)
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Vectors: .npy, .parquet, .arrow.", show_default=False)],
+    text_field: Annotated[
+        list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
+    ] = None,
+    id_field: Annotated[
+        str | None, typer.Option("--id-field", help="Column of the id; without it, the row's number from 0.")
+    ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option("--dimensions", min=1, help="The first of a vector that are kept; without it, all.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, int8 or binary.")] = "float32",
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Texts embedded at once; without it, every core.")
+    ] = None,
+    part: Annotated[int, typer.Option("--part", min=1, help="Texts in memory, and lost at most by a kill.")] = 4096,
+) -> None:
+    """Turn a file of texts into vectors; a run that was killed goes on when it is begun again."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from export.embed_file import Job, embed_file
+    from export.runtime.embedder import Embedder
+    from export.text_file import count_rows
+
+    job = Job(source, target, tuple(text_field or ["text"]), id_field, dimensions, dtype, part)
+    with Embedder.load(bundle, variant, threads) as embedder:
+        total = count_rows(source)
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("embed", total=total)
+            rows, made = embed_file(embedder, job, lambda count: bar.advance(task, count))
+    again = f", {made} of them by an earlier run" if made else ""
+    typer.echo(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")

@@ -1,0 +1,155 @@
+"""What an embedder's vectors keep of retrieval, and how fast texts are embedded, over several data sets.
+
+python scripts/bench/embed.py --work WORK --out embed.json --set movielens --set wikiqa=FOLDER --set amazon_games=FOLDER
+
+A set given with a folder is read in BEIR layout. Stages are kept in WORK/stages, as `distill runs=WORK` keeps them, and
+nothing is made of a student: what an embedder stands on is the teacher and its scores alone. The speed is that of
+`Embedder` and of sentence-transformers' default `encode` of the same checkpoint, turn by turn, on the set's own items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+from hydra import compose, initialize_config_module
+
+from distill import cli, embedding_stages, gathering, making, pipeline, schema
+from distill.embedder import text_encoder
+from distill.records import RankingData
+from distill.schema import Config, DistilledEmbed
+from distill.stages import Built, Store
+from export.files import write_atomic
+from export.graph import FP32
+from export.host import describe_host, versions
+from export.measure.retrieval import RETRIEVAL
+from export.runtime.embedder import Embedder
+from export.runtime.processor import abilities
+from export.runtime.threads import available_cores
+from export.variants import served_int8
+
+EXPERIMENTS = {  # the recipe of each set: conf/experiment
+    "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
+}  # fmt: skip
+KINDS = ("pca", "distilled")
+LIBRARIES = ("rankdistill", "torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
+TEXTS = 1000  # that the speed is measured of
+TURNS = 3
+
+
+class _Kept:
+    """Takes the place of a run: keeps nothing but the stages' names."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, Built] = {}
+
+    def keep(self, role: str, built: Built) -> Built:
+        """See `distill.run.Run`."""
+        self.stages[role] = built
+        print(f"  {role}: {built.key}, {built.seconds:.0f} s", flush=True)
+        return built
+
+
+def composed(work: Path, name: str, folder: str, kind: str, overrides: list[str]) -> Config:
+    """Return the configuration of a set's recipe with an embedder."""
+    arguments = [f"experiment={EXPERIMENTS[name]}", f"embed={kind}", f"runs={work}", *overrides]
+    if folder:
+        arguments += ["data=beir", f"data.path={folder}"]
+    with initialize_config_module("distill.conf", version_base="1.3"):
+        return cli.convert(compose("config", overrides=arguments))
+
+
+def make(config: Config) -> dict[str, Built]:
+    """Make the stages of an embedder, and what it stands on; returns them by role."""
+    run, store = _Kept(), Store(Path(config.runs) / "stages")
+    source = making.locate_teacher(config)
+    embedding_stages.locate(config, source)
+    data = run.keep("data", making.data(store, config))
+    run.keep("embeddings", gathering.embeddings(store, data, source))
+    if not isinstance(config.embed, DistilledEmbed):
+        embedding_stages.keep(run, store, config, data, None, None, source)
+        return run.stages
+    tokens = run.keep("tokens", making.tokens(store, config, data, source))
+    warm = pipeline._warm(run, store, config, data, tokens, source)
+    teacher = run.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
+    scores = run.keep("scores", making.scores(store, config, data, tokens, teacher))
+    drawn = pipeline._drawn(run, store, config, data, tokens, teacher, source)
+    embedding_stages.keep(run, store, config, data, scores, drawn, source)
+    return run.stages
+
+
+def speed(stages: dict[str, Built], threads: int) -> dict[str, Any]:
+    """Return texts a second of `Embedder` and of sentence-transformers' default encode, the median of turns."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(threads)
+    checkpoint, graphs = stages["embedder"].folder, stages["embedder graphs"].folder
+    records, about = RankingData.open(stages["data"].folder), json.loads((checkpoint / "embedder.json").read_text())
+    rows = np.random.default_rng(0).choice(len(records.items), min(TEXTS, len(records.items)), replace=False)
+    texts = records.items.texts(rows.astype(np.int32))
+    encoder = text_encoder(checkpoint, about["max_length"])
+    models = {
+        name: Embedder(
+            graphs / file, encoder, width=about["width"], dimensions=about["dimensions"], key="", variant=name,
+            threads=threads,
+        ) for name, file in (("fp32", FP32), ("int8", served_int8(abilities())))
+    }  # fmt: skip
+    theirs = SentenceTransformer(str(checkpoint), device="cpu")
+    calls: dict[str, Any] = {f"Embedder, {name}": model.embed for name, model in models.items()}
+    calls["sentence-transformers"] = lambda asked: theirs.encode(asked, show_progress_bar=False)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call(texts[:64])
+    for turn in range(TURNS):
+        for name in [*calls][:: 1 if turn % 2 else -1]:
+            start = time.perf_counter()
+            calls[name](texts)
+            seconds[name].append(time.perf_counter() - start)
+    rates = {name: len(texts) / float(np.median(times)) for name, times in seconds.items()}
+    mean = float(np.mean([len(ids) for ids in encoder.ids(texts)]))
+    return {
+        "threads": threads, "texts": len(texts), "tokens": mean, "texts_per_s": rates, "seconds": seconds,
+        "times": {name: rate / rates["sentence-transformers"] for name, rate in rates.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", required=True, help="name, or name=folder")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="without it, both")
+    parser.add_argument("--override", action="append", default=[], help="option=value of the configuration")
+    parser.add_argument("--no-speed", action="store_true", help="measure quality alone")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    schema.register()
+    result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"sets": {}}
+    for each in arguments.set:
+        name, _, folder = each.partition("=")
+        for kind in arguments.kind or KINDS:
+            print(f"{name}, {kind}", flush=True)
+            config = composed(arguments.work.absolute(), name, folder, kind, arguments.override)
+            stages = make(config)
+            found = json.loads((stages["retrieval"].folder / RETRIEVAL).read_text())
+            found["seconds"] = {role: built.seconds for role, built in stages.items()}
+            if not arguments.no_speed:
+                found["speed"] = speed(stages, available_cores())
+            result["sets"].setdefault(name, {})[kind] = found
+            result |= {"host": describe_host(), "versions": versions(LIBRARIES)}
+            write_atomic(arguments.out, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
