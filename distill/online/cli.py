@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from export.errors import UserError
 USAGE = """distill-update RUN_OR_BUNDLE events=PATH [published=FOLDER] [update=KIND] [option=value ...]
        distill-update RUN_OR_BUNDLE events=PATH --follow
        distill-update RUN_OR_BUNDLE --versions | --rollback [VERSION] | --prune"""
+ABOUT = "Learns from events what a served student lacks, and publishes it if it holds what it must (docs/updates.md)."
 REFUSED = 1  # exit code of an update that is not published; 2 is a mistake in the command
 MISTAKE = 2
 
@@ -78,19 +80,21 @@ def composed(model: str, overrides: Sequence[str]) -> DictConfig:
             return compose("update", overrides=[*overrides, f"model='{escaped}'"])
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        raise ConfigError(str(cause).splitlines()[0]) from error
+        told = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        names = [line for line in told[1:] if re.fullmatch(r"\w+", line)]  # of a group, where another was asked for
+        raise ConfigError(told[0] + (f"; there are {', '.join(names)}" if names else "")) from error
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the words of a command line: the model, one action at most, and the options for Hydra."""
-    parser = argparse.ArgumentParser("distill-update", usage=USAGE, description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("distill-update", usage=USAGE, description=ABOUT, allow_abbrev=False)
     parser.add_argument("model", help="run or bundle that the first version is")
     parser.add_argument("overrides", nargs="*", metavar="option=value", help="of conf/update.yaml")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--follow", action="store_true", help="work beside the service until SIGTERM")
     action.add_argument("--versions", action="store_true", help="list the versions")
     action.add_argument("--rollback", nargs="?", const="", metavar="VERSION", help="serve an earlier version again")
-    action.add_argument("--prune", action="store_true", help="delete all but the newest keep=5 versions")
+    action.add_argument("--prune", action="store_true", help="delete all versions before the newest keep=5 students")
     words = parser.parse_intermixed_args(arguments)
     if words.rollback and "=" in words.rollback:  # an option behind --rollback without a version
         words.overrides.append(words.rollback)
@@ -123,6 +127,8 @@ def run(arguments: Sequence[str]) -> int:
     if words.follow:
         follow(config, origin, published, report.print_outcome)
         return 0
+    if (words.prune or words.rollback is not None) and published.current() is None:
+        raise ConfigError(f"published={published.folder}: nothing is published there")
     with published.locked():
         if words.rollback is not None:
             report.print_version(roll_back(config, origin, published, int(words.rollback) if words.rollback else None))
@@ -141,13 +147,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "filelock", "transformers", "accelerate", "onnxruntime", "root"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("distill", "export"):
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         sys.exit(run(sys.argv[1:]))
+    except BrokenPipeError:  # distill-update --versions | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(MISTAKE)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from distill.online.catalogue import Catalogue
 from distill.online.feedback import Feedback
 from distill.online.origin import Origin
+from distill.online.source import identity
 from distill.online.state import State
-from distill.online.update import Outcome, first_version, read_events, run_update
-from distill.online.versions import Published
+from distill.online.update import Outcome, first_version, read_events, run_update, source_of
+from distill.online.versions import UPDATE, Published, Version
 from distill.schema import Updating
 from export.errors import UserError
 
@@ -96,6 +98,41 @@ class Cue:
         return f"drift: {self.config.drift.measure} of {of} {last.before:.3f} to {last.after:.3f}"
 
 
+class Unread:
+    """The events that the served version has not seen, read again only when there is something new.
+
+    Args:
+        config: says where they are.
+        origin: has the texts that they may leave out.
+    """
+
+    def __init__(self, config: Updating, origin: Origin) -> None:
+        self._config, self._origin = config, origin
+        self._source = source_of(config)
+        self._read: tuple[object, Feedback] | None = None
+        self._texts: tuple[object, Catalogue] | None = None
+
+    def read(self, served: Version) -> Feedback:
+        """Return them.
+
+        Raises:
+            UserError: if they cannot be read.
+        """
+        catalogue, found = self.catalogue(), identity(self._source)
+        known = (served.number, found, id(catalogue))
+        if found is None or self._read is None or self._read[0] != known:
+            self._read = (known, read_events(self._config, State.load(served.state), catalogue))
+        return self._read[1]
+
+    def catalogue(self) -> Catalogue:
+        """Return the texts that events may leave out; those of a run do not change, those of a folder may."""
+        folder = self._config.catalogue
+        found = None if folder is None else identity(os.path.expanduser(folder))  # noqa: PTH111
+        if self._texts is None or self._texts[0] != found:
+            self._texts = (found, self._origin.catalogue(folder))
+        return self._texts[1]
+
+
 def follow(config: Updating, origin: Origin, published: Published, tell: Callable[[Outcome], None]) -> None:
     """Update again and again, until SIGTERM or SIGINT; what is under way then is left out, nothing of it is seen.
 
@@ -114,24 +151,33 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
         os.nice(config.follow.nice)
         os.environ["OMP_NUM_THREADS"] = str(config.follow.threads)  # of int8 scoring and of Ray's workers
         torch.set_num_threads(config.follow.threads)
-        cue = Cue(config)
+        cue, unread = Cue(config), Unread(config, origin)
+        unread.read(first_version(published, origin, config.feedback.remembered))  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
         while True:
-            served = first_version(published, origin, config.feedback.remembered)
-            feedback = read_events(config, origin, State.load(served.state))
-            why = cue.look(feedback)
-            if why is None:
-                time.sleep(config.follow.poll_s)
-                continue
-            log.info("updating: %s", why)
             try:
-                outcome = run_update(config, origin, published, why)
-            except UserError as error:  # a full disk, a log that is being replaced: it may be gone the next time
+                outcome = _step(config, origin, published, cue, unread)
+            except (UserError, OSError) as error:  # a full disk, a log that is being replaced: it may pass
                 log.warning("not updated: %s", error)
+                outcome = None
+            if outcome is None:
                 time.sleep(config.follow.poll_s)
-                continue
-            cue.done(outcome, len(feedback))
-            tell(outcome)
+            else:
+                tell(outcome)
+
+
+def _step(config: Updating, origin: Origin, published: Published, cue: Cue, unread: Unread) -> Outcome | None:
+    """Update, if it is time to; returns what came of it."""
+    feedback = unread.read(first_version(published, origin, config.feedback.remembered))
+    why = cue.look(feedback)
+    if why is None:
+        return None
+    log.info("updating: %s", why)
+    outcome = run_update(config, origin, published, why, unread.catalogue())
+    cue.done(outcome, len(feedback))
+    if outcome.what == UPDATE and (gone := published.prune(config.keep)):
+        log.info("deleted old versions: %s", ", ".join(map(str, gone)))
+    return outcome
 
 
 @contextmanager

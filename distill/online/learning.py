@@ -79,6 +79,16 @@ class Learning:
             self.test_before = self._score(origin.old.test)
         clock.lap("score with the served student")
 
+    def label_check(self) -> Check:
+        """Compare the new events' outcomes with the served student's order, before anything is learned from them."""
+        old, accuracy = self.origin.old, None
+        if old is not None and self.test_before is not None:
+            accuracy = _accuracy(old.test.split, self.test_before)
+        fresh = np.arange(len(self.state.held), len(self.learned) + len(self.newest))
+        pairs, rows = self._part(fresh)
+        split, kept = told(pairs.split)
+        return checks_.label_check(split, self.before[rows][kept], accuracy, self.config.update, self.seed)
+
     def learn(self) -> None:
         """Train on the events, old lists and the served scores."""
         pairs, known, owner, self.reminded = self._lessons()
@@ -109,14 +119,13 @@ class Learning:
         self.newest_pairs, self.newest_scores = newest, after
         finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
         scores = {"scores of events": after}
-        self.test_after, accuracy = None, None
+        self.test_after = None
         if old is not None and self.test_before is not None:
             self.test_after = self._score(old.test)
             scores["scores of the old test set"] = self.test_after
-            accuracy = _accuracy(old.test.split, self.test_before)
         self.clock.lap("score with the updated student")
-        found = [checks_.finite_check(finite, **scores), self._label_check(accuracy)]
-        if checks_.refusals(found[:1]):
+        found = [checks_.finite_check(finite, **scores)]
+        if checks_.refusals(found):
             return found
         found.append(checks_.newest_check(split, self.before[rows][kept], after[kept], update, self.seed))
         if old is not None and self.test_before is not None and self.test_after is not None:
@@ -226,12 +235,6 @@ class Learning:
         who += [f"old {row}" for row in range(from_run)]
         owner = np.unique(np.array(who), return_inverse=True)[1].astype(np.int64)
         return pairs_, known, owner, {"from_run": from_run, "from_memory": from_memory}
-
-    def _label_check(self, accuracy: float | None) -> Check:
-        fresh = np.arange(len(self.state.held), len(self.learned) + len(self.newest))
-        pairs, rows = self._part(fresh)
-        split, kept = told(pairs.split)
-        return checks_.label_check(split, self.before[rows][kept], accuracy, self.config.update, self.seed)
 
     def _part(self, lists: Int64) -> tuple[PairTokens, Int64]:
         pairs = self.tokens.pairs

@@ -63,6 +63,15 @@ def unread(source: str | Path, after: Cursor | None) -> int:
     return unread_bytes(Path(source), after) if is_log(Path(source)) else 0
 
 
+def identity(source: str | Path) -> tuple[object, ...] | None:
+    """Return what is otherwise when anything in a file or folder has changed; None for what is neither."""
+    path = Path(source)
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    return tuple((each.name, stat.st_size, stat.st_mtime_ns) for each in files for stat in [each.stat()])
+
+
 def _tables(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix == PARQUET else []
@@ -112,6 +121,8 @@ def _set_rows(source: str, path: Path, after: Cursor | None, split: str) -> Iter
 def _load(source: str, path: Path, split: str) -> Any:
     import datasets
 
+    if not path.exists() and (path.is_absolute() or source.count("/") != 1 or source.startswith((".", "~"))):
+        raise DataError(f"{source}: nothing is there; give a log of events: {ENDING} or {PARQUET}, a file or folder")
     try:
         if any((path / name).is_file() for name in SAVED):
             saved = datasets.load_from_disk(source)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill.errors import ConfigError
 from distill.online import checks as checks_
+from distill.online.catalogue import Catalogue
 from distill.online.checks import Check
 from distill.online.feedback import Feedback, read_feedback
 from distill.online.learning import Clock, Learning, consumed
@@ -21,8 +22,6 @@ from distill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE,
 from distill.schema import Updating
 from export import quiet
 from export.files import write_atomic
-
-log = logging.getLogger(__name__)
 
 WAITING, REFUSED_ = "waiting", "refused"
 
@@ -62,7 +61,9 @@ def first_version(published: Published, origin: Origin, remembered: int) -> Vers
         return published.publish(number, work, {"kind": FIRST, "origin": str(origin.bundle.resolve())})
 
 
-def run_update(config: Updating, origin: Origin, published: Published, cue: str = "asked for") -> Outcome:
+def run_update(
+    config: Updating, origin: Origin, published: Published, cue: str = "asked for", catalogue: Catalogue | None = None
+) -> Outcome:
     """Learn from the events after the served version's cursor; the caller holds `published.locked()`.
 
     Args:
@@ -70,6 +71,7 @@ def run_update(config: Updating, origin: Origin, published: Published, cue: str 
         origin: of the first version.
         published: the folder of versions.
         cue: why now, for the record.
+        catalogue: texts that events may leave out; None reads it.
 
     Raises:
         UserError: if something is wrong that a user can mend; nothing is consumed then.
@@ -77,7 +79,7 @@ def run_update(config: Updating, origin: Origin, published: Published, cue: str 
     clock = Clock()
     served = first_version(published, origin, config.feedback.remembered)
     state = State.load(served.state)
-    feedback = read_events(config, origin, state)
+    feedback = read_events(config, state, origin.catalogue(config.catalogue) if catalogue is None else catalogue)
     fresh = lists_of(feedback)
     clock.lap("read events")
     if len(fresh) < config.update.min_events:
@@ -88,8 +90,10 @@ def run_update(config: Updating, origin: Origin, published: Published, cue: str 
         return _refuse(config, published, served, state, feedback, found, clock)
     with quiet.working(), published.next() as (number, work):
         making = Learning(config, origin, served, state, fresh, work, clock)
-        making.learn()
-        found += making.judge()
+        found.append(making.label_check())
+        if not checks_.refusals(found):
+            making.learn()
+            found += making.judge()
         if not checks_.refusals(found):
             found += making.export(number, feedback, found, cue)
         if not checks_.refusals(found):
@@ -103,17 +107,25 @@ def run_update(config: Updating, origin: Origin, published: Published, cue: str 
     return _refuse(config, published, served, state, feedback, found, clock)
 
 
-def read_events(config: Updating, origin: Origin, state: State, most: int | None = None) -> Feedback:
+def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedback:
     """Return the events after a version's cursor.
 
     Raises:
         ConfigError: if none are named.
         UserError: if they cannot be read.
     """
+    return read_feedback(source_of(config), state.cursor, config.feedback, catalogue, seen=state.seen)
+
+
+def source_of(config: Updating) -> str:
+    """Return where events come from.
+
+    Raises:
+        ConfigError: if that is not told.
+    """
     if config.events is None:
         raise ConfigError("events: missing; give events=PATH, a log of events")
-    catalogue = origin.catalogue(config.catalogue)
-    return read_feedback(config.events, state.cursor, config.feedback, catalogue, seen=state.seen, most=most)
+    return os.path.expanduser(config.events)  # noqa: PTH111 (it may be a data set's name, whose slashes stay)
 
 
 def roll_back(config: Updating, origin: Origin, published: Published, number: int | None) -> Version:
@@ -126,13 +138,13 @@ def roll_back(config: Updating, origin: Origin, published: Published, number: in
         config: the validated options.
         origin: of the first version.
         published: the folder of versions, locked.
-        number: of the version; None for the one before the served one.
+        number: of the version; None for the one that the served student was made of.
 
     Raises:
         UserError: if there is no such version.
     """
     served = first_version(published, origin, config.feedback.remembered)
-    target = published.find(served.number - 1 if number is None else number)
+    target = published.before(served) if number is None else published.find(number)
     now, then = State.load(served.state), State.load(target.state)
     with published.next() as (following, work):
         published.copy(target.bundle, work / "bundle")

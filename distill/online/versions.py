@@ -111,11 +111,33 @@ class Published:
         Raises:
             UserError: if there is none.
         """
-        for version in self.all():
+        versions = self.all()
+        for version in versions:
             if version.number == number:
                 return version
-        there = ", ".join(str(version.number) for version in self.all())
-        raise UserError(f"--rollback {number}: {self.folder} has no version {number}; it has {there or 'none'}")
+        there = ", ".join(str(version.number) for version in versions)
+        raise UserError(f"{self.folder} has no version {number} to go back to; it has {there or 'none'}")
+
+    def student_of(self, version: Version) -> Version:
+        """Return the version that a version's student was first published with.
+
+        Raises:
+            UserError: if it has been pruned.
+        """
+        while version.record["kind"] in (ROLLBACK, SET_ASIDE):
+            version = self.find(int(version.record["parent"]))
+        return version
+
+    def before(self, version: Version) -> Version:
+        """Return the version whose student a version's student was made of.
+
+        Raises:
+            UserError: if it is the first, or what was before has been pruned.
+        """
+        student = self.student_of(version)
+        if student.record["kind"] == FIRST:
+            raise UserError(f"{self.folder}: version {version.number} has the first student; there is none before it")
+        return self.student_of(self.find(int(student.record["parent"])))
 
     @contextmanager
     def next(self) -> Iterator[tuple[int, Path]]:
@@ -146,13 +168,18 @@ class Published:
         shutil.copytree(source, target, copy_function=_same_file)
 
     def prune(self, keep: int) -> list[int]:
-        """Delete all but the newest `keep` versions; return the numbers of those that went.
+        """Delete all but the newest `keep` students; return the numbers of the versions that went.
+
+        Versions that share a student (a rollback, events set aside) count for nothing: refused events do not push out
+        what one may want to go back to.
 
         Args:
-            keep: versions, >= 1; the one before the current one always stays, as a service may still answer from it.
+            keep: students, >= 1; the version before the current one stays too, as a service may still answer from it.
         """
         versions = self.all()
-        gone = versions[: -max(2, keep)]
+        students = [version.number for version in versions if version.record["kind"] in (FIRST, UPDATE)]
+        oldest = min([*students[-keep:], *(version.number for version in versions[-2:])], default=0)
+        gone = [version for version in versions if version.number < oldest]
         for version in gone:
             doomed = version.folder.with_name(f".{version.folder.name}.removed")
             version.folder.rename(doomed)  # renamed first: no half a version under its own name
