@@ -30,6 +30,7 @@ from export.serve.refusal import BACKEND, GONE, OVERLOADED, TIMEOUT, UNHEALTHY, 
 from export.serve.request_log import RequestLog
 from export.serve.service import Ranking, RankRequest, Service
 from export.serve.tei import RERANK, refuse
+from export.serve.unrouted import add_refusals
 from export.serve.urgency import read_urgency
 
 APIS = (RERANK, V1, V2)
@@ -64,6 +65,7 @@ def create_app(
         lifespan=lifespan,
     )
     metrics, log = Metrics(), RequestLog(service.settings.log)
+    metrics.served(service.served)
     line = Line(service.settings.limits.concurrency)
     ways: list[_Endpoint | EmbedEndpoint] = [_Endpoint(api, service, metrics, log) for api in APIS]
     ways += [EmbedEndpoint(api, service, line, metrics, log) for api in EMBED_APIS]
@@ -76,6 +78,7 @@ def create_app(
     _add_reports(app, service, metrics)
     if admin_tokens and commands is not None:
         add_admin(app, service, commands)
+    add_refusals(app, (*APIS, *EMBED_APIS))
     app.add_middleware(BearerTokens, tokens=tokens, admin_tokens=admin_tokens)
     describe(app, (*APIS, *EMBED_APIS), bool(tokens))
     return app
@@ -106,8 +109,7 @@ class _Endpoint:
             ranking = await self._rank(request, body, texts)
             answer, waited_s = ranking.answer, ranking.answer.waited_s
             content = self._encode(self.api.answer(body, answer.scores, About(ranking.model, ranking.tokens or 0)))
-            level = None if ranking.level is None else {LEVEL: ranking.level}
-            response = Response(content, headers=level, media_type=JSON)
+            response = Response(content, headers={LEVEL: ranking.level}, media_type=JSON)
             seconds = time.perf_counter() - began
             self.metrics.answered(len(texts[1]), seconds, waited_s, seconds - waited_s, answer.shared)
         except Refused as refused:
@@ -117,7 +119,7 @@ class _Endpoint:
         self.metrics.ended(self.service.dispatcher.waiting)
         if self.service.cache is not None:
             self.metrics.cached(self.service.cache.hits, self.service.cache.misses)
-        self.metrics.governed(self.service.served.governor)
+        self.metrics.served(self.service.served)
         self.log.write(self.api.path, response.status_code, time.perf_counter() - began, waited_s, texts)
         return response
 
@@ -198,6 +200,7 @@ def _add_reports(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/metrics", summary="Figures for Prometheus", tags=["service"], response_class=Response)
     async def figures() -> Response:
         metrics.ended(service.dispatcher.waiting)
+        metrics.served(service.served)
         metrics.reloaded(service.reload.swaps, service.reload.rollbacks)
         return Response(metrics.page(), media_type=metrics.content_type)
 
@@ -223,5 +226,5 @@ def _info(service: Service) -> dict[str, Any]:
         "threads": service.threads,
         "workers": settings.workers,
         "policy": settings.queue.policy,
-        "levels": [level.name for level in service.served.levels if level.name is not None],
+        "levels": [level.name for level in service.served.levels],
     }

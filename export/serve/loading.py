@@ -49,7 +49,7 @@ def _load_rankers(
     if settings.governor.p99_ms is not None:
         raise UserError(f"governor.p99_ms={settings.governor.p99_ms}: {bundle} has no cascade to move along")
     ranker = Ranker.load(bundle, variant=settings.variant, threads=1)  # the dispatcher's threads score
-    return Served(ranker, (_level(None, OneModel(ranker), cache),))
+    return Served(ranker, (_level(ranker.variant.name, OneModel(ranker), cache),))
 
 
 def _served_cascade(
@@ -96,6 +96,6 @@ def close_served(served: Served) -> None:
         served.embedder.close()
 
 
-def _level(name: str | None, bare: Plan, cache: ScoreCache | None) -> ServedLevel:
+def _level(name: str, bare: Plan, cache: ScoreCache | None) -> ServedLevel:
     counts_terms = isinstance(bare, Cascade) and isinstance(bare.scorers[bare.level.stages[0]], Bm25)
     return ServedLevel(name, bare if cache is None else Cached(bare, cache), bare, counts_terms)

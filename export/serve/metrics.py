@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -16,7 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from export.runtime.governor import Governor
+from export.serve.served import Served
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable: where workers share their figures
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
@@ -56,8 +57,9 @@ class Metrics:
         self._rollbacks = Counter("ranker_rollbacks", "Bundles that were gone back from", registry=registry)
         self._reloads = (0, 0)
         self._levels = Counter("ranker_level_seconds", "Seconds at each level", ["level"], registry=registry)
-        self._governor: Governor | None = None
+        self._served: Served | None = None
         self._at_levels: list[float] = []
+        self._since = 0.0
 
     def began(self, waiting: int) -> None:
         """Count a request that was lined up."""
@@ -84,16 +86,16 @@ class Metrics:
         self._hits.inc(hits - before[0])
         self._misses.inc(misses - before[1])
 
-    def governed(self, governor: Governor | None) -> None:
-        """Count the seconds at each level since the last time."""
-        if governor is None:
-            return
-        if governor is not self._governor:  # of another bundle
-            self._governor, self._at_levels = governor, [0.0] * len(governor.settings)
-        for place, (setting, seconds) in enumerate(zip(governor.settings, governor.seconds, strict=True)):
-            if seconds > self._at_levels[place]:
-                self._levels.labels(setting.name).inc(seconds - self._at_levels[place])
-                self._at_levels[place] = seconds
+    def served(self, served: Served) -> None:
+        """Count the seconds at each level since the last time; of a single one, since it was first seen."""
+        now, governor = time.monotonic(), served.governor
+        if served is not self._served:
+            self._served, self._at_levels, self._since = served, [0.0] * len(served.levels), now
+        seconds = [now - self._since] if governor is None else governor.seconds
+        for place, (level, total) in enumerate(zip(served.levels, seconds, strict=True)):
+            if total > self._at_levels[place]:
+                self._levels.labels(level.name).inc(total - self._at_levels[place])
+                self._at_levels[place] = total
 
     def reloaded(self, accepted: int, rollbacks: int) -> None:
         """Count what has become of new bundles since the last time."""

@@ -17,13 +17,13 @@ class ServedLevel:
     """A way to score requests.
 
     Attributes:
-        name: of a cascade's level; None where there is but one way.
+        name: of a cascade's level; without a cascade, of the graph.
         plan: what scores requests, with the cache if there is one.
         bare: the same without the cache.
         begins_slowly: whether its first step is preceded by work that an event loop should not do.
     """
 
-    name: str | None
+    name: str
     plan: Plan
     bare: Plan
     begins_slowly: bool = False

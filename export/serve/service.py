@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from export.errors import UserError
+from export.runtime.cascade import Cascade
 from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
 from export.runtime.manifest import MANIFEST
 from export.runtime.plan import Plan
@@ -66,13 +67,13 @@ class Ranking(NamedTuple):
     Attributes:
         answer: its scores are raw logits, float32 [items], shared with equal requests: not to be changed.
         model: name of what answered.
-        level: of its cascade; None without one.
+        level: of its cascade; without one, the graph.
         tokens: that it read of the request, if they were asked for.
     """
 
     answer: Answer
     model: str
-    level: str | None
+    level: str
     tokens: int | None
 
 
@@ -251,7 +252,7 @@ def load_model(bundle: Path, settings: Settings, threads: int, cache: ScoreCache
     """Load a bundle to be leased by requests; as `load_served`."""
     served = load_served(bundle, settings, threads, cache)
     name = served.ranker.key
-    if served.levels[0].name is not None:  # a cascade is more than its student
+    if isinstance(served.bare, Cascade):  # which is more than its student
         name = f"{name}+{hash_file(bundle / MANIFEST)[:8]}"
     return Model(name, served, partial(close_served, served))
 

@@ -50,7 +50,7 @@ class Pairs(FakePairs):
 
 def model_of(ranker):
     plan = OneModel(ranker)
-    return Model(ranker.key, Served(ranker, (ServedLevel(None, plan, plan),)), ranker.close)
+    return Model(ranker.key, Served(ranker, (ServedLevel("fake", plan, plan),)), ranker.close)
 
 
 @pytest.fixture

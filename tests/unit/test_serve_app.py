@@ -34,7 +34,7 @@ Scenario = Callable[[httpx.AsyncClient, FakeRanker, Service], Awaitable[object]]
 
 def model_of(ranker: FakeRanker) -> Model[Served]:
     plan = OneModel(ranker)
-    return Model("fake", Served(ranker, (ServedLevel(None, plan, plan),)), ranker.close)
+    return Model("fake", Served(ranker, (ServedLevel("fake", plan, plan),)), ranker.close)
 
 
 def run(scenario: Scenario, configured: Settings = SMALL, tokens: tuple[str, ...] = ()) -> object:
@@ -381,3 +381,63 @@ def test_the_description_says_what_is_checked():
         assert set(described["responses"]) >= {"200", "400", "413", "415", "422", "424", "429", "504"}
         shown = described["requestBody"]["content"]["application/json"]["examples"]["items"]["value"]
         assert post(path, json.dumps(shown).encode()).status_code == post(path, example).status_code == 200
+
+
+SHAPES = {"/v1/": {"message", "detail"}, "/v2/": {"message"}, "/": {"error", "error_type"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/rerank", 405), ("GET", "/v1/rerank", 405), ("PUT", "/v2/rerank", 405), ("POST", "/health", 405)]
+    + [("GET", path, 404) for path in ("/nothing", "/v1/nothing", "/v2/nothing", "/rerank/more")],
+)  # fmt: skip
+def test_a_wrong_path_or_method_is_refused_in_the_shape_of_the_api_it_was_meant_for(method, path, status):
+    async def scenario(client, ranker, service):
+        return await client.request(method, path)
+
+    answer = run(scenario)
+    assert answer.status_code == status
+    told = answer.json()
+    assert set(told) == next(names for prefix, names in SHAPES.items() if path.startswith(prefix))
+    assert all(isinstance(value, str) and value for value in told.values())
+    if status == 405:
+        assert answer.headers["allow"] == ("GET" if path == "/health" else "POST")
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_a_fault_of_the_service_itself_is_told_in_the_apis_shape(path):
+    async def ask():
+        service = Service(model_of(FakeRanker()), SMALL, threads=1)
+        transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+        service.settings = None
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://ranker") as client:
+                return await client.post(path, content=PATHS[path], headers=JSON)
+        finally:
+            service.settings = SMALL
+            service.close()
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    names = {"/rerank": {"error", "error_type"}, "/v1/rerank": {"message", "detail"}, "/v2/rerank": {"message"}}
+    assert set(answer.json()) == names[path]
+
+
+def test_every_answer_says_what_served_it_and_metrics_how_long_that_was_on():
+    async def scenario(client, ranker, service):
+        answer = await client.post("/rerank", content=TEI, headers=JSON)
+        await asyncio.sleep(0.02)
+        page = (await client.get("/metrics")).text
+        return answer.headers["x-rank-level"], page, (await client.get("/info")).json()["levels"]
+
+    level, page, levels = run(scenario)
+    assert level == "fake"  # without a cascade, the graph
+    assert levels == ["fake"]
+    seconds = {
+        sample.labels["level"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "ranker_level_seconds_total"
+    }
+    assert set(seconds) == {"fake"}
+    assert seconds["fake"] >= 0.02

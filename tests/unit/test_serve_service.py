@@ -23,7 +23,7 @@ from tests.fake_ranker import FakeRanker, logit
 def run(scenario, *, policy: str = "priority", cache: ScoreCache | None = None) -> object:
     ranker = FakeRanker()
     bare = OneModel(ranker)
-    served = Served(ranker, (ServedLevel(None, bare if cache is None else Cached(bare, cache), bare),))
+    served = Served(ranker, (ServedLevel("fake", bare if cache is None else Cached(bare, cache), bare),))
     model = Model("fake", served, ranker.close)
     service = Service(model, dataclasses.replace(Settings(), queue=Queue(policy=policy)), 1, cache)
     try:

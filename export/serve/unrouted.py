@@ -1,0 +1,46 @@
+"""What is answered where no endpoint answers: no such path, another method, a fault of the service itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from export.serve.api import Api
+from export.serve.refusal import BACKEND, VALIDATION, Refused
+from export.serve.tei import refuse
+
+
+def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
+    """Let an application refuse such requests as the API does that they were meant for.
+
+    Args:
+        app: whose answers they are.
+        apis: by whose path that is known: the same, else one of the same version; text-embeddings-inference's
+            without a version.
+    """
+
+    def answer(request: Request, refused: Refused) -> Response:
+        path = request.url.path
+        version = path.split("/")[1]
+        api = next((api for api in apis if api.path == path), None) or next(
+            (api for api in apis if version.startswith("v") and api.path.startswith(f"/{version}/")), None
+        )
+        body = refuse(refused) if api is None else api.refuse(refused)
+        return JSONResponse(body, refused.status, refused.headers)
+
+    async def unrouted(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        told = {404: f"there is no {request.url.path:.200}", 405: f"{request.method} is not for {request.url.path}"}
+        message = told.get(error.status_code, HTTPStatus(error.status_code).phrase)
+        return answer(request, Refused(error.status_code, VALIDATION, message, dict(error.headers or {})))
+
+    async def broken(request: Request, error: Exception) -> Response:  # noqa: ARG001 - uvicorn logs it
+        return answer(request, Refused(500, BACKEND, "the service failed"))
+
+    app.add_exception_handler(HTTPException, unrouted)
+    app.add_exception_handler(Exception, broken)
