@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -39,6 +41,23 @@ def cpuinfo_field(name: str, cpuinfo: Path = CPUINFO) -> str | None:
 def abilities() -> frozenset[str]:
     """Return everything that a variant can ask of a processor: its architecture and its flags."""
     return frozenset([machine(), *processor_flags()])
+
+
+def kernels(architecture: str | None = None, flags: Iterable[str] | None = None, onnxruntime: str | None = None) -> str:
+    """Name, in 12 hexadecimal digits, the kernels that a graph is run with: others may round a score otherwise.
+
+    Args:
+        architecture: as `machine` names it; None for this one's, as for the others.
+        flags: of the processor, of `TOLD_FLAGS`.
+        onnxruntime: its version.
+    """
+    version = importlib.metadata.version("onnxruntime") if onnxruntime is None else onnxruntime
+    parts = [
+        machine() if architecture is None else architecture,
+        *sorted(processor_flags() if flags is None else flags),
+        version,
+    ]
+    return blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
 
 
 def meets(any_of: Iterable[str], has: Iterable[str]) -> bool:

@@ -15,10 +15,10 @@ import numpy as np
 
 from export.errors import UserError
 from export.extras import require
+from export.runtime.processor import kernels
 from export.runtime.scorer import Float32
 
-PREFIX = b"rankdistill:"
-SCORE = np.dtype("<f4")  # replicas' processors may differ
+SCORE = np.dtype("<f4")
 FIRST_S, LONGEST_S = 0.5, 30.0  # that a server is left alone: after a failure, and at most after more of them
 MOST_WAITING = 256  # requests whose scores wait to be written; those of more are not shared
 CLOSING_S = 1.0  # for what still waits to be written
@@ -92,6 +92,7 @@ class SharedScores:
         url: redis://, rediss:// or unix://, as redis-py reads it.
         ttl_s: seconds after which a score is forgotten.
         timeout_ms: milliseconds that the server has to connect, and to answer.
+        kind: of the kernels that made the scores; only replicas of one kind find each other's. None for this machine's.
 
     Attributes:
         hits: scores that were found.
@@ -103,7 +104,7 @@ class SharedScores:
         ValueError: if ttl_s or timeout_ms is not positive.
     """
 
-    def __init__(self, url: str, ttl_s: int, timeout_ms: int) -> None:
+    def __init__(self, url: str, ttl_s: int, timeout_ms: int, kind: str | None = None) -> None:
         require("redis", "redis")
         import redis
         from redis.backoff import NoBackoff
@@ -121,6 +122,7 @@ class SharedScores:
         except (ValueError, TypeError) as error:
             raise UserError(f"the shared cache's URL cannot be read: {error}") from error
         self.ttl_s = ttl_s
+        self._prefix = f"rankdistill:{kernels() if kind is None else kind}:".encode()
         self.hits = self.misses = self.dropped = 0
         errors = (redis.RedisError, OSError)
         self._reading = Breaker(f"reading shared scores from {self.address}", errors)
@@ -146,7 +148,7 @@ class SharedScores:
         Returns:
             float32 [keys], NaN where unknown.
         """
-        found = self._reading.call(lambda: self._client.mget([PREFIX + key for key in keys])) if keys else None
+        found = self._reading.call(lambda: self._client.mget([self._prefix + key for key in keys])) if keys else None
         scores = np.full(len(keys), np.nan, dtype=np.float32)
         for row, value in enumerate(found or []):
             if isinstance(value, bytes) and len(value) == SCORE.itemsize:
@@ -188,7 +190,7 @@ class SharedScores:
         pipeline = self._client.pipeline(transaction=False)
         for key, score in zip(keys, scores, strict=True):
             if not np.isnan(score):
-                pipeline.set(PREFIX + key, np.asarray(score, SCORE).tobytes(), ex=self.ttl_s)
+                pipeline.set(self._prefix + key, np.asarray(score, SCORE).tobytes(), ex=self.ttl_s)
         pipeline.execute()
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from export.errors import UserError
+from export.runtime.processor import kernels
 from export.runtime.score_cache import PAGE_BYTES, ScoreCache
 from export.runtime.shared_scores import FIRST_S, LONGEST_S, MOST_WAITING, Breaker, SharedScores
 from tests.redis_server import RedisServer, free_port
 
+PREFIX = b"rankdistill:%s:" % kernels().encode()
 KEYS = [bytes([number]) * 32 for number in range(40)]
 SCORES = np.linspace(-3, 3, 40, dtype=np.float32)
 
@@ -27,8 +29,8 @@ def server(tmp_path):
 def connect():
     opened = []
 
-    def connect(url, ttl_s=60, timeout_ms=2000):  # the machine may be busy
-        opened.append(SharedScores(url, ttl_s, timeout_ms))
+    def connect(url, ttl_s=60, timeout_ms=2000, **options):  # the machine may be busy
+        opened.append(SharedScores(url, ttl_s, timeout_ms, **options))
         return opened[-1]
 
     yield connect
@@ -53,8 +55,21 @@ def test_a_replica_finds_what_another_one_put(server, connect):
     assert np.isnan(found[30:]).all()
     assert (other.hits, other.misses, other.failures, other.well) == (30, 10, 0, True)
     assert other.get([]).shape == (0,)
-    assert all(name.startswith(b"rankdistill:") for name in client.keys())  # noqa: SIM118 - no dict
-    assert 0 < client.ttl(b"rankdistill:" + KEYS[0]) <= 60
+    assert all(name.startswith(PREFIX) for name in client.keys())  # noqa: SIM118 - no dict
+    assert 0 < client.ttl(PREFIX + KEYS[0]) <= 60
+
+
+def test_processors_with_other_kernels_do_not_find_each_others_scores_which_may_differ_in_rounding(server, connect):
+    avx2 = {"architecture": "x86_64", "flags": ["avx2"], "onnxruntime": "1.32.0"}
+    vnni = avx2 | {"flags": ["avx2", "avx512f", "avx512_vnni"]}
+    kinds = [kernels(**avx2), kernels(**vnni), kernels(**avx2 | {"onnxruntime": "1.33.0"})]
+    assert len({*kinds, kernels(**avx2 | {"architecture": "arm64"})}) == 4
+    assert kernels() == kernels()
+    one, same, *others = (connect(server.url, kind=kind) for kind in (kinds[0], *kinds))
+    one.put(KEYS, SCORES)
+    until(lambda: server.client().dbsize() == 40)
+    assert (same.get(KEYS) == SCORES).all()
+    assert all(np.isnan(other.get(KEYS)).all() for other in others)
 
 
 def test_a_request_takes_one_round_trip_to_read_and_one_to_write(server, connect):
@@ -70,8 +85,8 @@ def test_a_request_takes_one_round_trip_to_read_and_one_to_write(server, connect
 
 def test_nan_is_not_written_and_foreign_values_are_not_read(server, connect):
     shared, client = connect(server.url), server.client()
-    client.set(b"rankdistill:" + KEYS[0], b"not a score")
-    client.rpush(b"rankdistill:" + KEYS[3], "a list")
+    client.set(PREFIX + KEYS[0], b"not a score")
+    client.rpush(PREFIX + KEYS[3], "a list")
     shared.put(KEYS[1:3], np.array([np.nan, 2.0], dtype=np.float32))
     until(lambda: client.dbsize() == 3)
     found = shared.get(KEYS[:4])
