@@ -1,11 +1,13 @@
 """What students of every size keep of their teacher's ranking, over several data sets; goes on where it was stopped.
 
-python scripts/bench/quality.py --work WORK --out quality.json --set movielens --set crowdflower=FOLDER \
+python scripts/bench/quality.py --work WORK --keep KEEP --out quality.json --set movielens --set crowdflower=FOLDER \
     --set wikiqa=FOLDER --set amazon_games=FOLDER
 
 A set given with a folder is read in BEIR layout. CrowdFlower's 39 test queries are too few: its queries are dealt into
 five folds, each of which is tested by models that never saw it, and the folds' queries are judged together. Every run
-is an ordinary `distill` run under WORK, whose finished stages are reused; a run that is whole is not begun again.
+is an ordinary `distill` run under WORK, whose finished stages are reused; what the summary needs of a finished run goes
+to KEEP, some kilobytes each, and a run that is there is not done again: hours of one machine go on on another. Sets
+that are not named keep their results in OUT.
 """
 
 from __future__ import annotations
@@ -20,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kept_runs
 import numpy as np
-from scipy.stats import ttest_rel, wilcoxon
+from kept_runs import MAIN, Record, compare, judge, values
 
 from export.files import write_atomic
 from export.host import describe_host, versions
-from export.measure import evaluation
-from export.measure.quality import difference_interval, ratio_interval
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -38,8 +39,6 @@ STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
 FOLDS = {"crowdflower": 5}
-HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
-MAIN = "ndcg@10"
 
 
 @dataclass(frozen=True)
@@ -103,144 +102,99 @@ def command(job: Job, folder: Path | None, extra: list[str]) -> list[str]:
     return arguments + extra
 
 
-def finished(work: Path, job: Job) -> Path | None:
-    """Return the newest finished run of a job."""
+def finished(work: Path, job: Job, arguments: list[str]) -> Path | None:
+    """Return the newest finished run of a job that was asked for by these arguments, and by the data's beside them."""
     for run in sorted((work / "runs" / job.name).glob("*"), reverse=True):
-        record = run / "run.json"
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished":
-            return run
+        told = run / "run.json"
+        record = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {"status": "none"}
+        if record["status"] == "finished":
+            overrides = [each for each in record["overrides"] if not each.startswith("data")]
+            if sorted(overrides) == sorted(arguments):
+                return run
     return None
 
 
-def run(work: Path, job: Job, arguments: list[str]) -> Path:
-    """Run a job unless it is whole already."""
-    done = finished(work, job)
-    if done is not None:
-        return done
+def kept(options: argparse.Namespace, job: Job) -> Record | None:
+    """Return what is kept of a job's run; None if it has not been run, or otherwise than asked for now."""
+    arguments = command(job, None, options.extra)
+    found = kept_runs.read(options.keep / f"{job.name}.json.gz", arguments)
+    run = finished(options.work, job, arguments)
+    if found is None and run is not None:
+        found = kept_runs.record(run, arguments)
+        kept_runs.write(options.keep / f"{job.name}.json.gz", found)
+    return found
+
+
+def make(options: argparse.Namespace, job: Job, folder: Path | None) -> Record:
+    """Run a job unless it is kept already."""
+    if (found := kept(options, job)) is not None:
+        return found
     start = time.monotonic()
-    log = work / "logs" / f"{job.name}.log"
+    log = options.work / "logs" / f"{job.name}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
-        code = subprocess.run(
-            [sys.executable, "-m", "distill", *arguments], cwd=work, stdout=file, stderr=file, check=False
-        ).returncode
-    found = finished(work, job)
+        arguments = [sys.executable, "-m", "distill", *command(job, folder, options.extra)]
+        code = subprocess.run(arguments, cwd=options.work, stdout=file, stderr=file, check=False).returncode
+    found = kept(options, job)
     if code or found is None:
         sys.exit(f"{job.name} ended with code {code}; see {log}")
     print(f"{job.name}: {time.monotonic() - start:.0f} s", flush=True)
     return found
 
 
-def values(runs: list[Path], model: str, precision: str | None, field: str = MAIN) -> np.ndarray | None:
-    """Return a model's values of all folds' queries together, float64 [queries]; None if it was not measured."""
-    parts = []
-    for folder in runs:
-        content = evaluation.read(folder / "evaluation.json.gz")
-        rows = [row for row in content["models"] if row["model"] == model and row["precision"] in (precision, None)]
-        if not rows:
-            return None
-        parts.append(np.array(rows[-1]["quality"][field], dtype=np.float64))
-    return np.concatenate(parts)
-
-
-def cpu(runs: list[Path], model: str, engine: str, precision: str) -> np.ndarray:
-    """Return the CPU milliseconds of the timed queries, the median of each one's samples, float64 [queries]."""
-    parts = []
-    for folder in runs:
-        content = evaluation.read(folder / "evaluation.json.gz")
-        row = next(
-            row for row in content["models"]
-            if (row["model"], row["engine"], row["precision"]) == (model, engine, precision)
-        )  # fmt: skip
-        parts.append(np.median(np.array(row["cpu_ms"]), axis=0))
-    return np.concatenate(parts)
-
-
-def judge(runs: list[Path], precision: str) -> dict[str, Any]:
-    """Return what a student keeps of its teacher, with intervals, and how much cheaper it is."""
-    own, teacher = values(runs, "student", precision), values(runs, "teacher", "fp32")
-    simple = values(runs, "popularity", None)
-    simple = values(runs, "bm25", None) if simple is None else simple
-    theirs, ours = cpu(runs, "teacher", "pytorch", "fp32"), cpu(runs, "student", "onnxruntime", precision)
-    rows = [json.loads((folder / "tradeoff.json").read_text(encoding="utf-8"))["rows"] for folder in runs]
-    student = [row for row in rows[0] if (row["model"], row["precision"]) == ("student", precision)][-1]
+def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[str, Any] | None:
+    """Return a set's results; None while some of its runs are missing."""
+    folds = range(FOLDS[name]) if name in FOLDS else [None]
+    runs = {student: [found.get(Job(name, fold, student, False)) for fold in folds] for student in students}
+    labels = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
+    if None in (*itertools.chain(*runs.values()), *labels):
+        return None
+    reference = runs[DISTILLED]
+    teacher = values(reference, "teacher", "fp32")
+    baselines = {b: values(reference, b, "fp32") for b in ("bm25", "popularity", "embedding")}
+    int8, alone = values(reference, "student", "int8"), values(labels, "student", "int8")
     return {
-        MAIN: float(np.nanmean(own)),
-        "retention": float(np.nanmean(own) / np.nanmean(teacher)),
-        "retention_ci": ratio_interval(own, teacher, **HOW),
-        "lift_kept": float(np.nanmean(own - simple) / np.nanmean(teacher - simple)),
-        "lift_kept_ci": ratio_interval(own - simple, teacher - simple, **HOW),
-        "tau": float(np.nanmean(values(runs, "student", precision, "tau"))),
-        "speedup": float(theirs.mean() / ours.mean()),
-        "speedup_ci": ratio_interval(theirs, ours, **HOW),
-        "size_mb": student["size_mb"],
-        "params": student["params"],
+        "queries": len(teacher),
+        "teacher": float(np.nanmean(teacher)),
+        "baselines": {b: float(np.nanmean(v)) for b, v in baselines.items() if v is not None},
+        "teacher_above": {b: compare(teacher, v) for b, v in baselines.items() if v is not None},
+        "students": {s: {p: judge(records, p) for p in ("fp32", "int8")} for s, records in runs.items()},
+        "labels_alone": float(np.nanmean(alone)),
+        "distilled_above_labels": compare(int8, alone),
     }
-
-
-def compare(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """Return the paired difference of two models, its interval, and p of the t-test and of Wilcoxon's test."""
-    known = ~np.isnan(one) & ~np.isnan(other)
-    return {
-        "difference": float((one - other)[known].mean()),
-        "interval": difference_interval(one, other, **HOW),
-        "p_t": float(ttest_rel(one[known], other[known]).pvalue),
-        "p_wilcoxon": float(wilcoxon(one[known], other[known]).pvalue) if (one != other)[known].any() else 1.0,
-    }
-
-
-def summarise(found: dict[Job, Path], sets: list[str], students: list[str]) -> dict[str, Any]:
-    """Return the results of every set whose runs are all there."""
-    results = {}
-    for name in sets:
-        folds = range(FOLDS[name]) if name in FOLDS else [None]
-        runs = {s: [found.get(Job(name, fold, s, False)) for fold in folds] for s in students}
-        labels = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
-        if None in (*itertools.chain(*runs.values()), *labels):
-            continue
-        reference = runs[DISTILLED]
-        teacher = values(reference, "teacher", "fp32")
-        baselines = {b: values(reference, b, "fp32") for b in ("bm25", "popularity", "embedding")}
-        int8, alone = values(reference, "student", "int8"), values(labels, "student", "int8")
-        results[name] = {
-            "queries": len(teacher),
-            "teacher": float(np.nanmean(teacher)),
-            "baselines": {b: float(np.nanmean(v)) for b, v in baselines.items() if v is not None},
-            "teacher_above": {b: compare(teacher, v) for b, v in baselines.items() if v is not None},
-            "students": {s: {p: judge(folders, p) for p in ("fp32", "int8")} for s, folders in runs.items()},
-            "labels_alone": float(np.nanmean(alone)),
-            "distilled_above_labels": compare(int8, alone),
-        }
-    return results
 
 
 def main() -> None:
     """Run what is missing, then put the results together."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="keeps runs between calls")
+    parser.add_argument("--work", type=Path, required=True, help="holds the runs")
+    parser.add_argument("--keep", type=Path, required=True, help="a small file for each finished run")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", required=True, help="NAME or NAME=FOLDER")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
-    work = options.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Path | None] = {}
     for each in options.set:
         name, _, folder = each.partition("=")
         sets[name] = Path(folder).resolve() if folder else None
         if name in FOLDS and sets[name] is not None:
-            write_folds(sets[name], work / "folds" / name, FOLDS[name])
-            sets[name] = work / "folds" / name
+            write_folds(sets[name], options.work / "folds" / name, FOLDS[name])
+            sets[name] = options.work / "folds" / name
     end = time.monotonic() + (options.minutes or np.inf) * 60
     found = {}
     for job in jobs(sets, options.students):
-        if time.monotonic() < end or finished(work, job):
-            found[job] = run(work, job, command(job, sets[job.set], options.extra))
+        record = make(options, job, sets[job.set]) if time.monotonic() < end else kept(options, job)
+        if record is not None:
+            found[job] = record
+    before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"sets": {}, "runs": {}}
+    new = {name: summarise(found, name, options.students) for name in sets}
     content = {
-        "sets": summarise(found, list(sets), options.students),
-        "runs": {job.name: command(job, None, options.extra) for job in found},
+        "sets": before["sets"] | {name: result for name, result in new.items() if result is not None},
+        "runs": before["runs"] | {job.name: command(job, None, options.extra) for job in found},
         "host": describe_host(),
         "versions": versions(["rankdistill", "torch", "transformers", "onnxruntime"]),
     }
