@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers.models.bert.modeling_bert import BertSdpaSelfAttention, BertSelfAttention
 
 CHUNK = 64  # pairs of like length that attend together on a CPU: with two threads fewer cost 5 to 20%; a GPU takes all
+HIDDEN = -1e30  # score of padding, far below any; a sum with it stays finite in bf16 too
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,14 @@ def _attention(attention: BertSelfAttention, query: Tensor, key: Tensor, value: 
     dropout = attention.dropout.p if attention.training else 0.0
     if isinstance(attention, BertSdpaSelfAttention):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    scores = query @ key.transpose(2, 3) / attention.attention_head_size**0.5
+    pairs, heads, queries, size = query.shape
+    flat_query, flat_key, flat_value = (each.reshape(pairs * heads, -1, size) for each in (query, key, value))
+    # scale and mask within the product: passes of their own over the scores take 6 to 8% of a training step
+    bias, share = query.new_zeros(1, 1, 1), 0
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = functional.dropout(scores.softmax(dim=-1), dropout)
-    return weights.to(value.dtype) @ value
+        hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, HIDDEN)
+        bias, share = hidden.expand(pairs, heads, 1, -1).reshape(pairs * heads, 1, -1), 1
+    scale = attention.attention_head_size**-0.5
+    scores = torch.baddbmm(bias, flat_query, flat_key.transpose(1, 2), beta=share, alpha=scale)
+    weights = functional.dropout(scores.softmax(dim=-1), dropout).to(value.dtype)
+    return (weights @ flat_value).view(pairs, heads, queries, size)
