@@ -117,8 +117,7 @@ class _Endpoint:
             content = self._encode(self.api.refuse(refused))
             response = Response(content, refused.status, refused.headers, JSON)
         self.metrics.ended(self.service.dispatcher.waiting)
-        if self.service.cache is not None:
-            self.metrics.cached(self.service.cache.hits, self.service.cache.misses)
+        self.metrics.cached(self.service.cache)
         self.metrics.served(self.service.served)
         self.log.write(self.api.path, response.status_code, time.perf_counter() - began, waited_s, texts)
         return response
@@ -200,6 +199,7 @@ def _add_reports(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/metrics", summary="Figures for Prometheus", tags=["service"], response_class=Response)
     async def figures() -> Response:
         metrics.ended(service.dispatcher.waiting)
+        metrics.cached(service.cache)
         metrics.served(service.served)
         metrics.reloaded(service.reload.swaps, service.reload.rollbacks)
         return Response(metrics.page(), media_type=metrics.content_type)

@@ -17,10 +17,17 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from export.runtime.score_cache import ScoreCache
 from export.serve.served import Served
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable: where workers share their figures
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+SHARED_CACHE = {  # attributes of `SharedScores`
+    "hits": "Scores that the shared cache knew",
+    "misses": "Scores that it did not know, or was not asked for as it fails",
+    "failures": "Calls of it that failed",
+    "dropped": "Requests whose new scores were not shared, as too many waited to be written",
+}
 TOTAL = re.compile(rb"\b(te_[a-z_]+)_total\b")  # the client's suffix of counters, which TEI's names do not have
 
 
@@ -52,10 +59,17 @@ class Metrics:
 
         self._hits = Counter("ranker_cache_hits", "Pairs whose score was known", registry=registry)
         self._misses = Counter("ranker_cache_misses", "Pairs whose score was not known", registry=registry)
-        self._looked_up = (0, 0)
+        self._shared_cache = {
+            name: Counter(f"ranker_shared_cache_{name}", meaning, registry=registry)
+            for name, meaning in SHARED_CACHE.items()
+        }
+        self._well = Gauge(
+            "ranker_shared_cache_up", "Whether every worker's last call was answered", registry=registry,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
         self._swaps = Counter("ranker_swaps", "Bundles that were let in", registry=registry)
         self._rollbacks = Counter("ranker_rollbacks", "Bundles that were gone back from", registry=registry)
-        self._reloads = (0, 0)
+        self._counted: dict[Counter, float] = {}
         self._levels = Counter("ranker_level_seconds", "Seconds at each level", ["level"], registry=registry)
         self._served: Served | None = None
         self._at_levels: list[float] = []
@@ -80,11 +94,16 @@ class Metrics:
         """Note how many requests are left."""
         self._waiting.set(waiting)
 
-    def cached(self, hits: int, misses: int) -> None:
-        """Count what the cache of this process has counted since the last time."""
-        before, self._looked_up = self._looked_up, (hits, misses)
-        self._hits.inc(hits - before[0])
-        self._misses.inc(misses - before[1])
+    def cached(self, cache: ScoreCache | None) -> None:
+        """Count what the cache of this process, and the one that it shares, have counted since the last time."""
+        if cache is None:
+            return
+        self._catch_up(self._hits, cache.hits)
+        self._catch_up(self._misses, cache.misses)
+        if cache.shared is not None:
+            for name, counter in self._shared_cache.items():
+                self._catch_up(counter, getattr(cache.shared, name))
+            self._well.set(cache.shared.well)
 
     def served(self, served: Served) -> None:
         """Count the seconds at each level since the last time; of a single one, since it was first seen."""
@@ -99,13 +118,16 @@ class Metrics:
 
     def reloaded(self, accepted: int, rollbacks: int) -> None:
         """Count what has become of new bundles since the last time."""
-        before, self._reloads = self._reloads, (accepted, rollbacks)
-        self._swaps.inc(accepted - before[0])
-        self._rollbacks.inc(rollbacks - before[1])
+        self._catch_up(self._swaps, accepted)
+        self._catch_up(self._rollbacks, rollbacks)
 
     def refused(self, kind: str) -> None:
         """Count a refused request."""
         self._failure.labels(kind).inc()
+
+    def _catch_up(self, counter: Counter, total: float) -> None:
+        before, self._counted[counter] = self._counted.get(counter, 0.0), total
+        counter.inc(max(0.0, total - before))
 
     def page(self) -> bytes:
         """Return everything in Prometheus's text format."""
