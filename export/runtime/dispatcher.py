@@ -18,9 +18,9 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from export.runtime.plan import Plan, Step, Steps
+from export.runtime.plan import Plan, Step, Steps, Work
 from export.runtime.policy import POLICIES, Urgency
-from export.runtime.scorer import Float32, Pairs
+from export.runtime.scorer import Float32
 
 CHUNK = 8  # most tasks that a thread takes at once
 FORGETTING = 0.9  # of what a text costs, with each request that ends
@@ -71,13 +71,13 @@ class _Job:
     key: tuple[object, ...]
     place: float
     steps: Steps
-    step: Step
-    texts: int  # that its first step asks for: what a cache knows costs nothing
+    step: Step | None  # None: it is not begun yet
+    texts: int  # that its first step asks for: what a cache knows costs nothing; all, before that is known
     arrived: float
     waiters: list[tuple[Future[Answer], float]] = field(default_factory=list)  # each with its deadline
     entry: int = -1  # in the queue; -1 while it is not
     begun: float | None = None
-    pairs: Pairs | None = None
+    pairs: Work | None = None
     handed: int = 0  # tasks of this step that threads have taken
     running: int = 0  # threads that work on it
     worked_s: float = 0.0
@@ -134,8 +134,9 @@ class Dispatcher:
         priority: int = 0,
         worth: float = 0.0,
         deadline: float | None = None,
+        begins_slowly: bool = False,
     ) -> Future[Answer]:
-        """Line a request up; what a plan does before its first step is done in the calling thread.
+        """Line a request up.
 
         Args:
             plan: what scores it; requests of one plan and equal texts that are in flight are scored once.
@@ -144,6 +145,8 @@ class Dispatcher:
             priority: its class; 0 is the most pressing.
             worth: within its class, 0 to 1.
             deadline: time.monotonic() after which nobody wants the answer.
+            begins_slowly: whether what the plan does before its first step is work for the threads that score, in its
+                turn; else it is done here and now, so that a request whose scores are known never waits.
 
         Returns:
             A future: cancel it when nobody waits any more. It fails with DeadlinePassed, or with what scoring raised.
@@ -153,9 +156,9 @@ class Dispatcher:
             RuntimeError: if the dispatcher is closed.
         """
         future: Future[Answer] = Future()
-        steps = plan.steps(query, items)
+        steps, step = plan.steps(query, items), None
         try:
-            step = next(steps)
+            step = None if begins_slowly else next(steps)
         except StopIteration as end:
             future.set_result(Answer(end.value, 0.0, 0.0, 0.0, 0, False))
             return future
@@ -170,7 +173,7 @@ class Dispatcher:
             if job is None:
                 if len(self._jobs) >= self.capacity and not self._drop_abandoned():
                     raise QueueFull(min(MOST_S, max(LEAST_S, self.backlog_s / 2)))
-                job = self._jobs[key] = _Job(key, place, steps, step, len(step.items), now)
+                job = self._jobs[key] = _Job(key, place, steps, step, len(items if step is None else step.items), now)
                 self._texts += job.texts
                 self._line_up(job)
             elif place < job.place:
@@ -222,12 +225,17 @@ class Dispatcher:
             job, tasks = taken
             start, cpu = time.monotonic(), time.thread_time()
             try:
-                if job.pairs is None:
-                    self._tokenise(job)
+                ended = None
+                if job.step is None:
+                    ended = self._begin(job)
+                elif job.pairs is None:
+                    self._tokenise(job, job.step)
                 else:
                     for task in tasks:
                         job.pairs.run(task)
                 self._put_back(job, time.monotonic() - start, time.thread_time() - cpu)
+                if ended is not None:
+                    self._finish(job, ended)
             except BaseException as error:  # whatever scoring raised belongs to who asked for it
                 with self._changed:
                     self._remove(job)
@@ -280,7 +288,7 @@ class Dispatcher:
         job.begun = job.begun or time.monotonic()
         job.running += 1
         if job.pairs is None:
-            job.entry = -1  # one thread tokenises; the others look for something else
+            job.entry = -1  # one thread begins it, or tokenises; the others look for something else
             return []
         left = len(job.pairs.tasks) - job.handed
         count = max(1, min(CHUNK, left // (2 * len(self._threads))))
@@ -290,8 +298,23 @@ class Dispatcher:
             job.entry = -1
         return tasks
 
-    def _tokenise(self, job: _Job) -> None:
-        pairs = job.step.ranker.pairs(job.step.query, job.step.items)
+    def _begin(self, job: _Job) -> Float32 | None:
+        """Do what a plan does before its first step; return the scores if it has none."""
+        try:
+            step = next(job.steps)
+        except StopIteration as end:
+            scores: Float32 = end.value
+            return scores
+        with self._changed:
+            job.step = step
+            if self._jobs.get(job.key) is job:
+                self._texts += len(step.items) - job.texts
+                job.texts = len(step.items)
+                self._line_up(job)
+        return None
+
+    def _tokenise(self, job: _Job, step: Step) -> None:
+        pairs = step.ranker.pairs(step.query, step.items)
         with self._changed:
             job.pairs, job.handed = pairs, 0
             if pairs.tasks and job.key in self._jobs:
@@ -305,8 +328,7 @@ class Dispatcher:
             job.worked_s += worked_s
             job.cpu_s += cpu_s
             pairs = job.pairs
-            assert pairs is not None
-            if job.running or job.handed < len(pairs.tasks) or self._jobs.get(job.key) is not job:
+            if pairs is None or job.running or job.handed < len(pairs.tasks) or self._jobs.get(job.key) is not job:
                 return
             job.scored += len(pairs.scores)
         try:

@@ -19,7 +19,6 @@ from export.errors import UserError
 from export.runtime.cascade import Cascade
 from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
 from export.runtime.manifest import MANIFEST
-from export.runtime.plan import Plan
 from export.runtime.score_cache import Cached, ScoreCache, warm
 from export.runtime.swap import Model, Slot
 from export.runtime.threads import available_cores
@@ -37,7 +36,7 @@ from export.serve.watch import open_source
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 logger = logging.getLogger("ranker")
 FORGIVEN_S = 2.0  # for threads to end what they are in the midst of, when everything closes
-SUBMITTERS = 8  # threads that ask a shared cache or count terms, so that the event loop never waits for it
+SUBMITTERS = 8  # threads that ask a shared cache, so that the event loop never waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +180,17 @@ class Service:
             raise DeadlinePassed("the deadline passed before the scores were there") from error
 
     async def _submit(self, level: ServedLevel, request: RankRequest) -> Future[Answer]:
-        plan = level.plan
-        if not (self._waits or level.begins_slowly):
-            return self._submit_here(plan, request)
+        if not self._waits:
+            return self._submit_here(level, request)
         loop = asyncio.get_running_loop()
-        submitted = loop.run_in_executor(self._submitters, self._submit_here, plan, request)
+        submitted = loop.run_in_executor(self._submitters, self._submit_here, level, request)
         try:
             return await asyncio.shield(submitted)
         except asyncio.CancelledError:
             submitted.add_done_callback(_drop)  # a thread cannot be stopped: what it lines up is dropped
             raise
 
-    def _submit_here(self, plan: Plan, request: RankRequest) -> Future[Answer]:
+    def _submit_here(self, level: ServedLevel, request: RankRequest) -> Future[Answer]:
         query, items, worth = request.query, request.items, 0.0
         characters = len(query) * len(items) + sum(map(len, items))
         if self._head is not None:
@@ -201,8 +199,9 @@ class Service:
             worth = self._worth.of(query, request.user, characters)
             self._worth.saw(query, request.user)
         return self.dispatcher.submit(
-            plan, query, items, priority=request.priority, worth=worth, deadline=request.deadline
-        )
+            level.plan, query, items, priority=request.priority, worth=worth, deadline=request.deadline,
+            begins_slowly=level.begins_slowly,
+        )  # fmt: skip
 
     async def longest(self, query: str, items: Sequence[str]) -> int:
         """Return the tokens, special ones included, of a request's longest pair before anything is cut off."""

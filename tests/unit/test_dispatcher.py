@@ -254,3 +254,50 @@ def test_no_policy_lets_a_request_be_overtaken_for_longer_than_its_classes_say(p
 def test_senseless_options_are_refused(options):
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         Dispatcher(**{"threads": 1, **options})
+
+
+class BeginsSlowly(TwoSteps):
+    """Does work of its own before its first step, and tells in which thread."""
+
+    def __init__(self, first, second):
+        super().__init__(first, second)
+        self.begun = []
+
+    def steps(self, query, items):
+        self.begun.append((query, threading.current_thread().name))
+        if query == "broken":
+            raise ValueError("cannot begin this")
+        if query == "known":
+            return np.zeros(len(items), dtype=np.float32)
+        return (yield from super().steps(query, items))
+
+
+def test_what_begins_slowly_is_begun_by_the_threads_that_score_in_its_turn(held, ranker):
+    plan = BeginsSlowly(ranker, Ranker("b", 10.0))
+    submit = {"begins_slowly": True}
+    low = held.submit(plan, "low", ["a", "abc"], priority=2, **submit)
+    high = held.submit(plan, "high", ["a", "abc"], priority=0, **submit)
+    broken = held.submit(plan, "broken", ["a"], priority=1, **submit)
+    known = held.submit(plan, "known", ["a"], priority=1, **submit)
+    assert plan.begun == []
+    ranker.free.set()
+    wait([low, high, broken, known], 5)
+    assert [query for query, _ in plan.begun] == ["high", "broken", "known", "low"]
+    assert all(name.startswith("score-") for _, name in plan.begun)
+    np.testing.assert_array_equal(high.result(0).scores, [1, 33])
+    np.testing.assert_array_equal(known.result(0).scores, [0])
+    assert (high.result(0).scored, known.result(0).scored) == (3, 0)
+    with pytest.raises(ValueError, match="cannot begin this"):
+        broken.result(0)
+    assert held.waiting == 0
+
+
+def test_what_nobody_waits_for_is_not_begun(held, ranker):
+    plan = BeginsSlowly(ranker, ranker)
+    left = held.submit(plan, "left", ["a"], begins_slowly=True)
+    left.cancel()
+    late = held.submit(plan, "late", ["a"], begins_slowly=True, deadline=time.monotonic() - 1)
+    ranker.free.set()
+    with pytest.raises(DeadlinePassed):
+        late.result(5)
+    assert plan.begun == []
