@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -74,10 +74,14 @@ def composed(model: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: if an option is none, or not of its type.
     """
     schema.register()
-    escaped = model.replace("\\", "\\\\").replace("'", "\\'")
     try:
         with initialize_config_module("distill.conf", version_base="1.3"):
-            return compose("update", overrides=[*overrides, f"model='{escaped}'"])
+            config = compose("update", overrides=[*overrides])
+        config.model = model  # no override: a path may have any character
+        return config
+    except OverrideParseException as error:
+        name, _, value = error.override.partition("=")
+        raise ConfigError(f"{error.override}: cannot be read; quote it: \"{name}='{value}'\"") from error
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         told = [line.strip() for line in str(cause).splitlines() if line.strip()]

@@ -145,12 +145,8 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
     Raises:
         UserError: if another worker has the folder, or events cannot be read.
     """
-    import torch
-
     with published.locked(), _until_stopped():
         os.nice(config.follow.nice)
-        os.environ["OMP_NUM_THREADS"] = str(config.follow.threads)  # of int8 scoring and of Ray's workers
-        torch.set_num_threads(config.follow.threads)
         cue, unread = Cue(config), Unread(config, origin)
         unread.read(first_version(published, origin, config.feedback.remembered))  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
@@ -173,7 +169,8 @@ def _step(config: Updating, origin: Origin, published: Published, cue: Cue, unre
     if why is None:
         return None
     log.info("updating: %s", why)
-    outcome = run_update(config, origin, published, why, unread.catalogue())
+    threads = config.follow.threads
+    outcome = run_update(config, origin, published, cue=why, catalogue=unread.catalogue(), threads=threads)
     cue.done(outcome, len(feedback))
     if outcome.what == UPDATE and (gone := published.prune(config.keep)):
         log.info("deleted old versions: %s", ", ".join(map(str, gone)))

@@ -51,7 +51,18 @@ class Clock:
 
 
 class Learning:
-    """An updated student on its way to a version."""
+    """An updated student on its way to a version.
+
+    Args:
+        config: the validated options.
+        origin: of the first version.
+        served: the version that is updated.
+        state: that stands beside it.
+        fresh: lists of the new events.
+        work: folder of the version to be.
+        clock: is told when a step has ended.
+        threads: of torch; None for every core.
+    """
 
     def __init__(
         self,
@@ -62,10 +73,13 @@ class Learning:
         fresh: Sequence[Shown],
         work: Path,
         clock: Clock,
+        threads: int | None = None,
     ) -> None:
         self.config, self.origin, self.served, self.state = config, origin, served, state
         self.work, self.clock = work, clock
         self.device = Device.resolve(config.train)
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.seed = config.seed + served.number
         self.older, self.newest = cut_newest(fresh, config.update.holdout)
         self.learned = [*state.held, *self.older]

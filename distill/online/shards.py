@@ -99,7 +99,7 @@ def _with_ray(
             remote.remote(given, shard, update, {**options, "work": work / f"worker-{number}"})
             for number, shard in enumerate(shards)
         ]
-        return [{name: torch.from_numpy(v) for name, v in each.items()} for each in ray.get(tasks)]
+        return [{name: torch.tensor(v) for name, v in each.items()} for each in ray.get(tasks)]
     finally:
         if started:
             ray.shutdown()

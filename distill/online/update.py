@@ -62,7 +62,13 @@ def first_version(published: Published, origin: Origin, remembered: int) -> Vers
 
 
 def run_update(
-    config: Updating, origin: Origin, published: Published, cue: str = "asked for", catalogue: Catalogue | None = None
+    config: Updating,
+    origin: Origin,
+    published: Published,
+    *,
+    cue: str = "asked for",
+    catalogue: Catalogue | None = None,
+    threads: int | None = None,
 ) -> Outcome:
     """Learn from the events after the served version's cursor; the caller holds `published.locked()`.
 
@@ -72,6 +78,7 @@ def run_update(
         published: the folder of versions.
         cue: why now, for the record.
         catalogue: texts that events may leave out; None reads it.
+        threads: that train; None for every core.
 
     Raises:
         UserError: if something is wrong that a user can mend; nothing is consumed then.
@@ -89,7 +96,7 @@ def run_update(
     if checks_.refusals(found):
         return _refuse(config, published, served, state, feedback, found, clock)
     with quiet.working(), published.next() as (number, work):
-        making = Learning(config, origin, served, state, fresh, work, clock)
+        making = Learning(config, origin, served, state, fresh, work, clock, threads)
         found.append(making.label_check())
         if not checks_.refusals(found):
             making.learn()
