@@ -16,7 +16,7 @@ from drift_stream import Plan, stream_of, swapped
 from distill.data.events import Events
 
 USERS, ITEMS, EVENTS = 375, 30, 3000  # so many users that each leaves items unseen
-PLAN = Plan(keep=0.3, shown=6, titles=3, old=50, dev=0, most=150)
+PLAN = Plan(keep=0.3, shown=6, titles=3, old=50, dev=0, most=120)
 
 
 @pytest.fixture(scope="module")
