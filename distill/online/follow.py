@@ -16,6 +16,7 @@ from distill.online.catalogue import Catalogue
 from distill.online.feedback import Feedback
 from distill.online.origin import Origin
 from distill.online.source import identity
+from distill.online.priority import step_back
 from distill.online.state import State
 from distill.online.update import Outcome, first_version, read_events, run_update, source_of
 from distill.online.versions import UPDATE, Published, Version
@@ -146,7 +147,7 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
         UserError: if another worker has the folder, or events cannot be read.
     """
     with published.locked(), _until_stopped():
-        os.nice(config.follow.nice)
+        step_back(config.follow.nice)
         cue, unread = Cue(config), Unread(config, origin)
         unread.read(first_version(published, origin, config.feedback.remembered))  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
