@@ -15,8 +15,8 @@ from typing import Any
 from distill.online.catalogue import Catalogue
 from distill.online.feedback import Feedback
 from distill.online.origin import Origin
-from distill.online.source import identity
 from distill.online.priority import step_back
+from distill.online.source import identity
 from distill.online.state import State
 from distill.online.update import Outcome, first_version, read_events, run_update, source_of
 from distill.online.versions import UPDATE, Published, Version
