@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -51,6 +52,7 @@ def ray_serve(bundle):
     finally:
         serve.shutdown()
         ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def deploy(monkeypatch, bundle, **arguments):
