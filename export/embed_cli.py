@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,8 @@ import typer
 def embed(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Texts: .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False)
+        Path,
+        typer.Argument(metavar="IN", help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Vectors: .npy, .parquet, .arrow.", show_default=False)],
     text_field: Annotated[
@@ -35,17 +35,18 @@ def embed(
 ) -> None:
     """Turn a file of texts into vectors; a run that was killed goes on when it is begun again."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from export.embed_file import Job, embed_file
+    from export.embed_progress import EmbedProgress
     from export.runtime.embedder import Embedder
     from export.text_file import count_rows
 
     job = Job(source, target, tuple(text_field or ["text"]), id_field, dimensions, dtype, part)
-    with Embedder.load(bundle, variant, threads) as embedder:
-        total = count_rows(source)
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("embed", total=total)
-            rows, made = embed_file(embedder, job, lambda count: bar.advance(task, count))
+    total = count_rows(source)
+    with (
+        Embedder.load(bundle, variant, threads) as embedder,
+        EmbedProgress(Console(stderr=True), total) as progress,
+    ):
+        rows, made = embed_file(embedder, job, progress.update)
     again = f", {made} of them by an earlier run" if made else ""
     typer.echo(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")

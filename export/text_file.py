@@ -1,4 +1,4 @@
-"""Texts out of files, a few at a time: JSON Lines, CSV, Parquet, Arrow."""
+"""Texts out of files, a few at a time: plain lines, JSON Lines, CSV, Parquet, Arrow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 
 from export.errors import UserError
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+PLAIN, JSON = (".txt",), (".jsonl", ".ndjson")
+SUFFIXES = (*PLAIN, *JSON, ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+LINE = "text"  # the one column of a file of plain lines
 ROWS = 1024  # of Parquet read at a time
+BLOCK = 1 << 20  # bytes read at a time while lines are counted
 
 Row = tuple[str, str]  # id, text
 
@@ -21,7 +24,8 @@ def read_rows(path: Path, text_fields: Sequence[str], id_field: str | None) -> I
 
     Args:
         path: file, whose suffix (`SUFFIXES`) says what it is.
-        text_fields: columns whose texts are joined by a space, as a data set's title and text are; empty ones left out.
+        text_fields: columns whose texts are joined by a space, as a data set's title and text are; empty ones left
+            out. A file of plain lines has one, `text`; each line is one, empty ones too.
         id_field: column of the id; None for the row's number, from 0.
 
     Raises:
@@ -39,8 +43,13 @@ def read_rows(path: Path, text_fields: Sequence[str], id_field: str | None) -> I
 
 
 def count_rows(path: Path) -> int | None:
-    """Return how many rows a file has, None where all of it had to be read for that."""
-    if path.suffix != ".parquet" or not path.is_file():
+    """Return about how many rows a file has (empty lines counted), None where only parsing all of it would tell."""
+    if not path.is_file():
+        return None
+    if path.suffix in (*PLAIN, *JSON):
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
+    if path.suffix != ".parquet":
         return None
     from export.extras import require
 
@@ -55,7 +64,11 @@ def count_rows(path: Path) -> int | None:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield each row with the number, from 1, that an error names it by: of its line, or of itself."""
-    if path.suffix in (".jsonl", ".ndjson"):
+    if path.suffix in PLAIN:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                yield number, {LINE: line.rstrip("\n")}
+    elif path.suffix in JSON:
         yield from _json_lines(path)
     elif path.suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from export.embed_file import Job, embed_file
+from export.embed_progress import EmbedProgress
 from export.errors import UserError
 from export.runtime.embedder import Embedder
-from export.text_file import read_rows
+from export.text_file import count_rows, read_rows
 from tests.embedders import load, texts, write_checkpoint, write_graphs
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +149,32 @@ def test_parts_of_another_input_or_another_wish_are_not_used(embedder, tmp_path,
             assert np.load(asked.target).dtype == np.uint8
 
 
+def test_a_file_of_plain_lines_has_a_text_a_line(embedder, tmp_path):
+    lines = ["red car", "", " 红色 🚀", 'a "quoted", text\t', "no end"]
+    (tmp_path / "t.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    asked = job(tmp_path / "t.txt", tmp_path / "v.npy", text_fields=("text",), id_field=None)
+    assert embed_file(embedder, asked, lambda _: None) == (5, 0)
+    ids, vectors = read_output(tmp_path / "v.npy")
+    assert ids == ["0", "1", "2", "3", "4"]
+    assert (vectors == embedder.embed(lines, 16, "int8")).all()
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+def test_progress_knows_how_many_rows_there_are(tmp_path, name):
+    write_input(tmp_path / name)
+    assert count_rows(tmp_path / name) == len(ROWS)
+    assert count_rows(tmp_path / "missing.jsonl") is None
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch):
+    for terminal, wanted in ((True, "7/9"), (False, "embed: 7 of 9 texts, ")):
+        told = io.StringIO()
+        monkeypatch.setattr("export.embed_progress.LINE_EVERY", 0.0)
+        with EmbedProgress(Console(file=told, force_terminal=terminal, width=100), 9) as progress:
+            progress.update(7)
+        assert wanted in told.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -158,7 +187,9 @@ def test_parts_of_another_input_or_another_wish_are_not_used(embedder, tmp_path,
         ("t.csv", b"key,title,text\na,\xff,y\n", "not UTF-8"),
         ("t.parquet", b"PAR1", "no .parquet file"),
         ("t.arrow", b"nothing", "no .arrow file"),
-        ("t.xlsx", b"", "read are .jsonl"),
+        ("t.xlsx", b"", "read are .txt, .jsonl"),
+        ("t.txt", b"a line\n\xff\n", "not UTF-8"),
+        ("t.txt", b"a line\n", "t.txt:1: no field 'title'; there are text"),
     ],
 )  # fmt: skip
 def test_broken_input_is_named(tmp_path, name, content, message):
