@@ -24,11 +24,13 @@ from export.runtime.manifest import CASCADE, FP32, MANIFEST, Manifest
 from export.runtime.scorer import Float32
 
 if TYPE_CHECKING:
+    from distill.made_embedder import MadeEmbedder
     from export.measure import ladder as ladder_
 
 Score = Callable[[str, Sequence[str]], Float32]  # of a query's items
 
-BM25, STUDENT, TEACHER, FIRST = "bm25", "student", "teacher", "first"  # stages; "first" is another bundle's student
+# stages; "first" is another bundle's student, "embedding" the run's own embedder
+BM25, EMBEDDING, STUDENT, TEACHER, FIRST = "bm25", "embedding", "student", "teacher", "first"
 DEV = "dev"
 COST = "cost.json"
 ITEMS = 4096  # of the catalogue, taken at a time
@@ -49,7 +51,7 @@ def locate_first(option: str) -> Path:
         content = Manifest.read(folder).content
     except BundleError as error:
         raise ConfigError(
-            f"cascade.first={option}: allowed is null, {BM25}, a bundle, or a run that has one ({error})"
+            f"cascade.first={option}: allowed is null, {BM25}, {EMBEDDING}, a bundle, or a run that has one ({error})"
         ) from error
     fields = content["config"].get("student", {}).get("input", {}).get("fields", "all")
     if fields != "all":
@@ -57,7 +59,9 @@ def locate_first(option: str) -> Path:
     return folder
 
 
-def calibrate(run: Run, store: Store, config: Config, measured: Measured, teacher: Built) -> Built | None:
+def calibrate(
+    run: Run, store: Store, config: Config, measured: Measured, teacher: Built, embedder: MadeEmbedder | None
+) -> Built | None:
     """Return the cascade of a run, None if it is to have none.
 
     Args:
@@ -66,6 +70,7 @@ def calibrate(run: Run, store: Store, config: Config, measured: Measured, teache
         config: of the run.
         measured: what was measured so far.
         teacher: its checkpoint.
+        embedder: that of the run; None if it has none.
     """
     if not isinstance(config.cascade, LayeredCascade):
         return None
@@ -80,7 +85,7 @@ def calibrate(run: Run, store: Store, config: Config, measured: Measured, teache
     run.keep("teacher serving", measuring.serving(store, few, data, teacher, graphs))
     before = None
     if config.cascade.first is not None:
-        before = run.keep("first stage", first(store, config, config.cascade.first, data))
+        before = run.keep("first stage", first(store, config, config.cascade.first, data, embedder))
     on_dev = replace(config, measure=replace(config.measure, split=DEV))
     scored = {}
     for row in (len(systems) - 1, last):  # what is served stands last
@@ -90,26 +95,41 @@ def calibrate(run: Run, store: Store, config: Config, measured: Measured, teache
     return run.keep("cascade", ladder(store, config, data, scored, measured.latency, before))
 
 
-def first(store: Store, config: Config, option: str, data: Built) -> Built:
-    """Return the stage before the student, with its scores and what they cost: BM25, or another bundle's student."""
+def first(store: Store, config: Config, option: str, data: Built, embedder: MadeEmbedder | None) -> Built:
+    """Return the stage before the student, with its scores and what they cost.
+
+    Args:
+        store: of the stages.
+        config: of the run.
+        option: BM25, the run's embedder, or another bundle's student.
+        data: the data set.
+        embedder: that of the run; None if it has none.
+    """
     measure, splits = config.measure, sorted({DEV, config.measure.split})
     options = {"splits": splits, "timed": measure.split, "queries": measure.latency_queries, "rounds": measure.rounds}
-    bundle = None if option == BM25 else locate_first(option)
+    bundle = None if option in (BM25, EMBEDDING) else locate_first(option)
     files = {} if bundle is None else hash_files([bundle / MANIFEST])
+    options, inputs = options | {"bm25": option == BM25, "seed": config.seed}, {"data": data.key}
+    if option == EMBEDDING:
+        assert embedder is not None
+        inputs["embedder graphs"] = embedder.graphs.key
     stage = Stage(
-        "first_stage", VERSIONS["first"], options | {"bm25": bundle is None, "seed": config.seed}, {"data": data.key},
-        files, measuring.RUNTIME, describe_host(), title="first stage",
+        "first_stage", VERSIONS["first"], options, inputs, files, measuring.RUNTIME, describe_host(),
+        title="first stage",
     )  # fmt: skip
 
     def build(out: Path) -> None:
         from export.stage_bundles import copy_stage
 
         records = RankingData.open(data.folder)
-        if bundle is None:
+        if option == EMBEDDING:
+            assert embedder is not None
+            score: Score = embedder.nearness().score_items
+        elif bundle is None:
             from export.runtime.bm25 import Bm25
 
             Bm25.of(records.items.batches(ITEMS)).save(out / f"{BM25}.json")
-            score: Score = Bm25.load(out / f"{BM25}.json").scores
+            score = Bm25.load(out / f"{BM25}.json").scores
         else:
             from export.runtime.ranker import Ranker
 
@@ -180,15 +200,16 @@ def _stages(
     from export.measure import latency as latency_
     from export.measure import predictions
     from export.runtime.cascade import BM25 as COUNTS
-    from export.runtime.cascade import BUNDLE, OWN
+    from export.runtime.cascade import BUNDLE, EMBEDDED, OWN
 
     stages, entries = [], []
     if before is not None:
-        is_bm25 = (before.folder / f"{BM25}.json").is_file()
-        name, cost = BM25 if is_bm25 else FIRST, json.loads((before.folder / COST).read_text(encoding="utf-8"))
+        kinds = {BM25: COUNTS, FIRST: BUNDLE, EMBEDDING: EMBEDDED}
+        made = (name for name, file in ((BM25, f"{BM25}.json"), (FIRST, FIRST)) if (before.folder / file).exists())
+        name, cost = next(made, EMBEDDING), json.loads((before.folder / COST).read_text(encoding="utf-8"))
         dev, measured = (np.load(before.folder / f"{each}.npy") for each in (DEV, split))
         stages.append(ladder_.Stage(name, dev, measured, cost["ms_per_pair"]))
-        entries.append({"name": name, "kind": COUNTS if is_bm25 else BUNDLE, "variant": None})
+        entries.append({"name": name, "kind": kinds[name], "variant": None})
     samples = latency_.read(latency.folder)
     for (system, (dev_built, measured_built)), model in zip(scored.items(), (STUDENT, TEACHER), strict=True):
         timed = samples[system]

@@ -12,6 +12,7 @@ import numpy as np
 
 from distill import gathering, making, measuring, models
 from distill.errors import ConfigError
+from distill.made_embedder import MadeEmbedder
 from distill.records import RankingData, TextTable
 from distill.schema import Config, DistilledEmbed, Int8, PcaEmbed, Weight8
 from distill.stages import Built, Stage, Store
@@ -67,8 +68,8 @@ def keep(
     scores: Built | None,
     drawn: tuple[Built, Built] | None,
     source: Path,
-) -> Built | None:
-    """Make the embedder of a run; returns what was measured of its vectors, None if it is to have none.
+) -> MadeEmbedder | None:
+    """Make the embedder of a run; returns None if it is to have none.
 
     Args:
         run: keeps what it stands on.
@@ -84,7 +85,9 @@ def keep(
     embedded = run.keep("embeddings", gathering.embeddings(store, data, source))
     made = run.keep("embedder", embedder(store, config, data, embedded, scores, drawn, source))
     drawn_graphs = run.keep("embedder graphs", graphs(store, config, data, made))
-    return run.keep("retrieval", retrieval(store, config, data, embedded, made, drawn_graphs))
+    return MadeEmbedder(
+        made, drawn_graphs, run.keep("retrieval", retrieval(store, config, data, embedded, made, drawn_graphs))
+    )
 
 
 def embedder(

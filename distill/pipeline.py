@@ -61,8 +61,9 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
         run_.keep(name, measure(store, config, read.data, student, student_graphs))
     measured = Measured(reads, systems, predictions, baselines, latency, parity)
-    cascade = cascading.calibrate(run_, store, config, measured, teacher)
-    return run_.finish(measured, cascade, embedding_stages.keep(run_, store, config, data, scores, drawn, source))
+    embedder = embedding_stages.keep(run_, store, config, data, scores, drawn, source)
+    cascade = cascading.calibrate(run_, store, config, measured, teacher, embedder)
+    return run_.finish(measured, cascade, None if embedder is None else embedder.retrieval)
 
 
 def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:

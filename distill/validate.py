@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.cascading import BM25, locate_first
+from distill.cascading import BM25, EMBEDDING, locate_first
 from distill.errors import ConfigError
 from distill.rules import TRACKERS, broken_rules, problem
 from distill.schema import (
@@ -169,7 +169,12 @@ def _cascade_checks(config: Config) -> Iterator[str]:
         yield problem("cascade.last", cascade.last, f"{' or '.join(made)} with quantize={quantize.kind}")
     if config.student.input.fields != "all":  # a shortener stands in the bundle, but what fields are it cannot know
         yield problem("student.input.fields", config.student.input.fields, f"all with cascade={cascade.kind}")
-    if cascade.first not in (None, BM25):
+    if cascade.first == EMBEDDING and not isinstance(config.embed, PcaEmbed):
+        allowed = (
+            f"null, {BM25}, a bundle or a run with embed={config.embed.kind}; embed=distilled or embed=pca makes one"
+        )
+        yield problem("cascade.first", EMBEDDING, allowed)
+    if cascade.first not in (None, BM25, EMBEDDING):
         try:
             locate_first(str(cascade.first))
         except UserError as error:

@@ -12,8 +12,9 @@ import numpy as np
 from export.errors import BundleError, ModelError
 from export.finding import Finding, refusal
 from export.runtime.bm25 import Bm25
-from export.runtime.cascade import BM25, BUNDLE, read_cascade, stage_folder
+from export.runtime.cascade import BM25, BUNDLE, EMBEDDED, read_cascade, stage_folder
 from export.runtime.embedder import OUTPUT as EMBEDDING
+from export.runtime.embedder import About
 from export.runtime.manifest import (
     CASCADE,
     EMBEDDER,
@@ -96,6 +97,8 @@ def check_stages(manifest: Manifest) -> Iterator[Finding]:
         for stage in stages:
             if stage["kind"] == BM25:
                 Bm25.load(manifest.checked(f"{STAGES}/{stage['name']}.json"))
+            elif stage["kind"] == EMBEDDED:  # its graphs and vectors are checked with the bundle's embedder
+                About.of(manifest).variant(stage["variant"])
         chosen = {name: each.variant(variant) for name, (each, variant) in inner.items()}
     except (BundleError, KeyError) as error:
         yield refusal(manifest.folder, CASCADE, error)

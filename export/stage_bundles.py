@@ -15,7 +15,7 @@ from typing import Any
 
 from export.errors import UserError
 from export.measure import golden, serving
-from export.runtime.cascade import BM25, OWN
+from export.runtime.cascade import BM25, EMBEDDED, OWN
 from export.runtime.manifest import (
     CASCADE,
     FP32,
@@ -90,7 +90,7 @@ class StageSources:
         shutil.copyfile(self.levels, folder / CASCADE)
         for stage in json.loads(self.levels.read_text(encoding="utf-8"))["stages"]:
             name = stage["name"]
-            if stage["kind"] == OWN:
+            if stage["kind"] in (OWN, EMBEDDED):  # the bundle has them anyway
                 continue
             (folder / STAGES).mkdir(exist_ok=True)
             if name == TEACHER:

@@ -17,13 +17,15 @@ import numpy as np
 from export.errors import BundleError
 from export.runtime.bm25 import Bm25
 from export.runtime.manifest import CASCADE, MANIFEST, NAME, STAGES, Manifest
+from export.runtime.nearness import Nearness
 from export.runtime.plan import Step, Steps, score
 from export.runtime.ranker import KEEP_MB, Ranked, Ranker
 from export.runtime.shape import Schema, Within, broken
 from export.runtime.shortlist import Cut, Shortlist
 from export.runtime.untrusted import read_json
 
-OWN, BUNDLE, BM25 = "own", "bundle", "bm25"  # where a stage is: the bundle itself, a bundle in it, a catalogue's counts
+# where a stage is: the bundle itself, a bundle in it, a catalogue's counts, the bundle's embedder
+OWN, BUNDLE, BM25, EMBEDDED = "own", "bundle", "bm25", "embedder"
 LEVEL_SCHEMA: Schema = {
     "name": re.compile(r"[!-~]{1,64}"),  # it stands in a header of HTTP
     "stages": [NAME],
@@ -33,10 +35,12 @@ LEVEL_SCHEMA: Schema = {
     "retention": Within(float, 0, 1e9),
 }
 SCHEMA: Schema = {
-    "stages": [{"name": NAME, "kind": re.compile(f"{OWN}|{BUNDLE}|{BM25}"), "variant": (str, type(None))}],
+    "stages": [{"name": NAME, "kind": re.compile(f"{OWN}|{BUNDLE}|{BM25}|{EMBEDDED}"), "variant": (str, type(None))}],
     "levels": [LEVEL_SCHEMA],
     "default": str,
 }
+
+Scorer = Ranker | Bm25 | Nearness
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Cascade:
         BundleError: if there is no such level.
     """
 
-    def __init__(self, scorers: Mapping[str, Ranker | Bm25], levels: Sequence[Level], level: str) -> None:
+    def __init__(self, scorers: Mapping[str, Scorer], levels: Sequence[Level], level: str) -> None:
         found = [each for each in levels if each.name == level]
         if not found:
             raise BundleError(f"the cascade has no level {level}; it has {', '.join(each.name for each in levels)}")
@@ -99,7 +103,7 @@ class Cascade:
             bundle: the bundle's folder.
             level: name of a level; None for the one that holds the tolerance that was asked for.
             threads: that score at once, of every model; None for every core that this process may use.
-            keep_mb: memory of every model for tokens of texts seen before, in 10^6 bytes; 0 keeps none.
+            keep_mb: memory of every model for tokens, or vectors, of texts seen before, in 10^6 bytes; 0 keeps none.
 
         Raises:
             BundleError: if it is no bundle or has no cascade or level of that name, or a file is not the one that its
@@ -110,11 +114,15 @@ class Cascade:
         manifest = Manifest.read(Path(bundle))
         content = read_cascade(manifest)
         levels = [_level(fields) for fields in content["levels"]]
-        scorers: dict[str, Ranker | Bm25] = {}
+        scorers: dict[str, Scorer] = {}
         try:
             for stage in content["stages"]:
                 if stage["kind"] == BM25:
                     scorers[stage["name"]] = Bm25.load(manifest.checked(f"{STAGES}/{stage['name']}.json"))
+                elif stage["kind"] == EMBEDDED:
+                    scorers[stage["name"]] = Nearness.load(
+                        manifest.folder, stage["variant"], threads=threads, keep_mb=keep_mb
+                    )
                 else:
                     folder = stage_folder(manifest, stage)
                     scorers[stage["name"]] = Ranker.load(
@@ -235,7 +243,7 @@ def _level(fields: Mapping[str, Any]) -> Level:
     return Level(fields["name"], tuple(fields["stages"]), cuts, *measured)
 
 
-def _close(scorers: Mapping[str, Ranker | Bm25]) -> None:
+def _close(scorers: Mapping[str, Scorer]) -> None:
     for scorer in scorers.values():
-        if isinstance(scorer, Ranker):
+        if not isinstance(scorer, Bm25):
             scorer.close()

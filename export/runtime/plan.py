@@ -10,14 +10,40 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
 
-from export.runtime.ranker import Ranker
+from export.runtime.manifest import Variant
 from export.runtime.scorer import Float32
 
 
-class Step(NamedTuple):
-    """Items that one model is to score for a query; answered with raw logits, float32 [items]."""
+class Work(Protocol):
+    """A step parted into tasks that any threads may run in any order; `scores` are there when all were run."""
 
-    ranker: Ranker
+    scores: Float32
+    tasks: list[list[int]]
+
+    def run(self, rows: Sequence[int]) -> None:
+        """Do a task in the calling thread."""
+
+
+class Model(Protocol):
+    """What scores the items of a step: a `Ranker`, or `Nearness`."""
+
+    variant: Variant
+
+    @property
+    def key(self) -> str:
+        """Names it: two of one key give a pair the same score."""
+
+    def score_items(self, query: str, items: Sequence[str]) -> Float32:
+        """Return scores of a query's items, float32 [items], by threads of its own."""
+
+    def pairs(self, query: str, items: Sequence[str]) -> Work:
+        """Return the same as tasks, for whoever has threads."""
+
+
+class Step(NamedTuple):
+    """Items that one model is to score for a query; answered with its scores, float32 [items]."""
+
+    ranker: Model
     query: str
     items: Sequence[str]
 
@@ -39,7 +65,7 @@ class OneModel:
         ranker: the model.
     """
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: Model) -> None:
         self.ranker = ranker
 
     def steps(self, query: str, items: Sequence[str]) -> Steps:

@@ -16,6 +16,7 @@ import pytest
 from export.errors import BundleError
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import Cascade, Level
+from export.runtime.embedder import Embedder
 from export.runtime.plan import score
 from export.runtime.ranker import Ranker
 from export.runtime.shortlist import Cut
@@ -125,6 +126,65 @@ def test_another_bundles_student_is_the_first_stage(place, bundle, beir, encoder
         own = json.loads((bundle / "manifest.json").read_text())["key"]
         assert cascade.scorers["first"].manifest.content["key"] == own
         assert cascade.scorers["teacher"].variant.precision == "int8"
+
+
+@pytest.fixture(scope="module")
+def embedding_run(place, beir, encoder) -> Path:
+    asked = ["cascade=embedding_student_teacher", "embed=pca", "embed.max_length=32", "embed.dimensions=[8]"]
+    done = distill(*small(beir, encoder), *asked, *LOOSE, "name=embedding", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "embedding+student+teacher" in done.stdout
+    return newest_run(place, "embedding")
+
+
+def test_the_bundles_embedder_is_the_first_stage(embedding_run):
+    bundle = embedding_run / "bundle"
+    findings = list(verify(bundle))
+    assert [finding for finding in findings if not finding.ok] == []
+    assert "stages embedding, student, teacher" in {each.detail for each in findings if each.what == "cascade.json"}
+    with Cascade.load(bundle) as loaded, Embedder.load(bundle) as embedder:
+        near = loaded.scorers["embedding"]
+        vectors = embedder.embed([QUERY, *ITEMS])
+        assert near.score_items(QUERY, ITEMS) == pytest.approx(vectors[1:] @ vectors[0], abs=0.02)
+        layered = Level("layered", ("embedding", "teacher"), (Cut(4),), 3.0, 1.0, 1.0)
+        ranked = Cascade(loaded.scorers, [layered], "layered").rank(QUERY, ITEMS)
+        nearest = np.argsort(-near.score_items(QUERY, ITEMS), kind="stable")[:4]
+        assert {index for index, _ in ranked[:4]} == {*nearest.tolist()}
+        assert len(near.kept) == len(ITEMS)
+
+
+def test_cut_offs_were_chosen_on_the_scores_that_the_bundle_gives(embedding_run, beir):
+    texts = {}
+    for name in ("corpus", "queries"):
+        rows = map(json.loads, (beir / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        texts |= {row["_id"]: row["text"] for row in rows}
+    pairs = [line.split("\t")[:2] for line in (beir / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    first = json.loads((embedding_run / "run.json").read_text())["stages"]["first stage"]
+    with Cascade.load(embedding_run / "bundle") as cascade:
+        near = cascade.scorers["embedding"]
+        found = [near.score_items(texts[query], [texts[item]])[0] for query, item in pairs]
+    assert np.sort(found) == pytest.approx(np.sort(np.load(embedding_run / first / "test.npy")), abs=1e-6)
+
+
+def test_the_service_ranks_with_an_embedding_stage_and_embeds(embedding_run, tmp_path):
+    bundle = embedding_run / "bundle"
+    with serving(bundle, folder=tmp_path) as service, Cascade.load(bundle, threads=1) as cascade:
+        for _ in range(2):  # the second time out of what is kept
+            answer = service.post("/rerank", query=QUERY, texts=ITEMS, raw_scores=True)
+            found = {row["index"]: np.float32(row["score"]) for row in answer.json()}
+            assert [found[row] for row in range(len(ITEMS))] == score(cascade, QUERY, ITEMS).tolist()
+        assert service.post("/embed", inputs=QUERY).status_code == 200
+
+
+def test_an_embedding_stage_without_the_embedder_is_found(bundle, tmp_path):
+    copied = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    content = json.loads((copied / "cascade.json").read_text())
+    content["stages"][0]["kind"] = "embedder"
+    (copied / "cascade.json").write_text(json.dumps(content))
+    seal(copied)
+    assert ["has no embedder" in finding.detail for finding in verify(copied) if not finding.ok] == [True]
+    with pytest.raises(BundleError, match="has no embedder"):
+        Cascade.load(copied)
 
 
 def test_the_command_ranks_at_a_level(bundle):

@@ -423,7 +423,14 @@ def composed(*overrides: str) -> schema.Config:
         (["cascade.last=int8", "quantize=none"], "cascade.last=int8: allowed is fp32 with quantize=none"),
         (["cascade.last=int8", "quantize=weight8"], "cascade.last=int8: allowed is fp32 or weight8"),
         (["student.input.fields=title"], "student.input.fields=title: allowed is all with cascade=layered"),
-        (["cascade.first=/nonexistent/run"], "cascade.first=/nonexistent/run: allowed is null, bm25, a bundle, or a"),
+        (
+            ["cascade.first=embedding"],
+            "cascade.first=embedding: allowed is null, bm25, a bundle or a run with embed=none",
+        ),
+        (
+            ["cascade.first=/nonexistent/run"],
+            "cascade.first=/nonexistent/run: allowed is null, bm25, embedding, a bundle, or",
+        ),
     ],
 )
 def test_a_mistake_names_its_option_before_anything_is_trained(overrides, said):
@@ -434,3 +441,10 @@ def test_a_mistake_names_its_option_before_anything_is_trained(overrides, said):
 def test_bm25_is_but_another_first_stage():
     one, other = composed("cascade=student_teacher"), composed("cascade=bm25_student_teacher")
     assert replace(one.cascade, first="bm25") == other.cascade
+
+
+@pytest.mark.parametrize("embed", ["pca", "distilled"])
+def test_the_embedder_is_but_another_first_stage(embed):
+    one = composed("cascade=student_teacher", f"embed={embed}")
+    other = composed("cascade=embedding_student_teacher", f"embed={embed}")
+    assert replace(one.cascade, first="embedding") == other.cascade
