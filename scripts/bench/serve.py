@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -22,13 +23,15 @@ from service import Process, serving
 
 from export.files import write_atomic
 from export.host import describe_host, versions
+from export.quiet import alone
 from export.runtime.ranker import Ranker
+from export.runtime.score_cache import PAGE_BYTES, PAGE_ITEMS
 from export.runtime.threads import available_cores
 
 TEXTS, SKEW, REPEATS = 40, 0.9, 3
 WAKE = 20  # requests that are not timed
 SHARE = 0.01  # of all scores that the cache may keep
-SCORE_BYTES = 37  # of the cache's memory (scripts/bench/cache.py)
+WARM = 3  # times as long as it is measured, the cache fills and counts
 SHARES = {"high": 0.2, "normal": 0.3, "low": 0.5}
 PATH = "/rerank"
 OFF = {"cache": {"mb": 0}, "limits": {"concurrency": 100_000}}
@@ -112,20 +115,25 @@ def policies(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[st
 
 
 def cached(bundle: Path, mix: Mix, seconds: float, capacity: float) -> dict[str, Any]:
-    """Keep 1% of all scores and compare the hits of a load's second half with those of the most frequent 1% alone."""
+    """Keep 1% of all scores and compare a load's hits with those of the most frequent 1% alone."""
     pairs = sum(map(len, mix.items))
     kept = int(SHARE * pairs)
-    bodies = mix.bodies()
-    with serving(bundle, {**OFF, "cache": {"mb": kept * SCORE_BYTES / 1e6}}) as process:
-        url = f"http://{process.address[0]}:{process.address[1]}/metrics"
-        counts = [_hits(url)]
-        for half in range(2):
-            Load(process.address, PATH, bodies, poisson(0.8 * capacity, seconds, mix, 50 + half)).samples()
-            counts.append(_hits(url))
-    hits, misses = (after - before for before, after in zip(counts[1], counts[2], strict=True))
     best = float(np.sort(mix.shares)[::-1][: round(SHARE * len(mix.shares))].sum())
-    ratio = hits / (hits + misses)
-    return {"pairs": pairs, "kept": kept, "hit_ratio": ratio, "static_optimum": best, "of_optimum": ratio / best}
+    bodies, ratios = mix.bodies(), []
+    for repeat in range(REPEATS):
+        with serving(bundle, {**OFF, "cache": {"mb": math.ceil(kept / PAGE_ITEMS) * PAGE_BYTES / 1e6}}) as process:
+            url = f"http://{process.address[0]}:{process.address[1]}/metrics"
+            counts = []
+            for part, length in enumerate((WARM * seconds, seconds)):
+                calls = poisson(0.9 * capacity, length, mix, 50 + 10 * repeat + part)
+                Load(process.address, PATH, bodies, calls).samples()
+                counts.append(_hits(url))
+        hits, misses = (after - before for before, after in zip(*counts, strict=True))
+        ratios.append(hits / (hits + misses))
+    return {
+        "pairs": pairs, "kept": kept, "hit_ratios": ratios, "static_optimum": best,
+        "of_optimum": float(np.mean(ratios)) / best,
+    }  # fmt: skip
 
 
 def _hits(url: str) -> tuple[float, float]:
@@ -152,12 +160,14 @@ def main() -> None:
     mix = Mix.of(options.data, TEXTS, SKEW)
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     if "overhead" in options.only:
-        results["overhead"] = overhead(options.bundle, mix, options.requests)
+        with alone():
+            results["overhead"] = overhead(options.bundle, mix, options.requests)
         print("overhead", json.dumps(results["overhead"], indent=1))
     capacity = float(np.median([row["requests_per_s"] for row in results["overhead"]["repeats"]]))
     for name, experiment in {"policies": policies, "cached": cached}.items():
         if name in options.only:
-            results[name] = experiment(options.bundle, mix, options.seconds, capacity)
+            with alone():
+                results[name] = experiment(options.bundle, mix, options.seconds, capacity)
             print(name, json.dumps(results[name], indent=1))
     results |= {
         "cores": available_cores(), "host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"]),

@@ -1,9 +1,9 @@
 """Swaps and rollbacks under load, and bad bundles offered: no request lost, none answered by two models or a stale one.
 
-python scripts/bench/serve_swaps.py --bundle A --other B --data FOLDER --out serve_swaps.json
+python scripts/bench/serve_swaps.py --bundle A --other B --slower C --data FOLDER --out serve_swaps.json
 
 Two bundles that score otherwise are offered in turn while requests come, each answer's scores are compared with both
-bundles' own. Then bundles that are cut off, flipped in a bit, or slower are offered.
+bundles' own. Then bundles that are cut off or flipped in a bit, and a slower one, are offered.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Traffic:
 class Operator:
     """Tells the service what to do, and waits until it has."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, folder: Path) -> None:
+        self._folder, self._count = folder, 0
         self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=60)
 
     def models(self) -> dict[str, Any]:
@@ -95,10 +96,14 @@ class Operator:
         return content
 
     def offer(self, bundle: Path) -> dict[str, Any]:
-        """Offer a bundle and return what became of it."""
-        before = len(self.models()["offers"])
-        self._client.post("/admin/offer", json={"bundle": str(bundle)}).raise_for_status()
-        return self._wait(lambda models: models["offers"][-1] if len(models["offers"]) > before else None)
+        """Offer a bundle, by a name of its own, and return what became of it."""
+        self._count += 1
+        name = self._folder / f"offer-{self._count}"
+        name.symlink_to(bundle)
+        self._client.post("/admin/offer", json={"bundle": str(name)}).raise_for_status()
+        return self._wait(
+            lambda models: next((offer for offer in models["offers"] if offer["bundle"] == str(name)), None)
+        )
 
     def roll_back(self) -> None:
         """Go back to the model before."""
@@ -139,32 +144,52 @@ def damaged(bundle: Path, folder: Path, number: int, rng: np.random.Generator) -
     return copy
 
 
-def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Swap, roll back and offer bad bundles while requests come."""
-    mix = Mix.of(options.data, TEXTS, SKEW)
+def swaps(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]:
+    """Swap and roll back while requests come."""
     bundles = [options.bundle.resolve(), options.other.resolve()]
     known, token = truths(bundles, mix), secrets.token_hex(16)
     names = list(known)
     settings = {"cache": {"mb": 8}, "reload": {"share": 0.0, "warm": 0}}
     with serving(bundles[0], settings, {"RANKER_ADMIN_TOKENS": token}) as process:
         url = f"http://{process.address[0]}:{process.address[1]}"
-        operator, traffic = Operator(url, token), Traffic(url, mix, known, options.clients)
-        current, swaps, rollbacks, let_in = 0, 0, 0, 0
+        operator, traffic = Operator(url, token, folder), Traffic(url, mix, known, options.clients)
+        current, accepted, rollbacks = 0, 0, 0
         for number in range(options.swaps):
             traffic.only(None)
-            swaps += bool(operator.offer(bundles[1 - current])["accepted"])
+            accepted += bool(operator.offer(bundles[1 - current])["accepted"])
             current = 1 - current
             if number % 5 == 4:
                 operator.roll_back()
                 rollbacks, current = rollbacks + 1, 1 - current
             traffic.only(names[current])
-        rng = np.random.default_rng(0)
-        for number in range(options.bad):
-            copy = damaged(bundles[1 - current], folder, number, rng)
-            let_in += bool(operator.offer(copy)["accepted"])
-            shutil.rmtree(copy)
         traffic.stop()
-    return {"swaps": swaps, "rollbacks": rollbacks, "bad_offered": options.bad, "bad_let_in": let_in, **traffic.counts}
+    return {"swaps": accepted, "rollbacks": rollbacks, **traffic.counts}
+
+
+def bad(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]:
+    """Offer bundles that are cut off, flipped in a bit or slower, in turn, while requests come; none may answer."""
+    own, other = options.bundle.resolve(), options.other.resolve()
+    known, token = truths([own], mix), secrets.token_hex(16)
+    settings = {"cache": {"mb": 0}, "reload": {"share": 1.0, "requests": 20, "min_overlap": 0.0}}
+    rng, reasons, let_in = np.random.default_rng(0), [], 0
+    with serving(own, settings, {"RANKER_ADMIN_TOKENS": token}) as process:
+        url = f"http://{process.address[0]}:{process.address[1]}"
+        operator, traffic = Operator(url, token, folder), Traffic(url, mix, known, options.clients)
+        for number in range(options.bad):
+            slow = number % 3 == 2
+            copy = options.slower.resolve() if slow else damaged(other, folder, number, rng)
+            offer = operator.offer(copy)
+            let_in += bool(offer["accepted"])
+            if slow:
+                reasons.append(offer["reason"])
+            else:
+                shutil.rmtree(copy)
+        models = operator.models()
+        traffic.stop()
+    return {
+        "offered": options.bad, "of_them_slower": len(reasons), "let_in": let_in, "said_of_slower": reasons[:3],
+        "swapped_out": models["rollbacks"], **traffic.counts,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -172,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--other", type=Path, required=True)
+    parser.add_argument("--slower", type=Path, required=True)
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--swaps", type=int, default=100)
@@ -180,7 +206,11 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.pop("RANKER_TOKENS", None)
     with tempfile.TemporaryDirectory() as folder:
-        found = run(options, Path(folder))
+        mix = Mix.of(options.data, TEXTS, SKEW)
+        found = {"swaps": swaps(options, mix, Path(folder))}
+        print(json.dumps(found), flush=True)
+        (Path(folder) / "bad").mkdir()
+        found["bad"] = bad(options, mix, Path(folder) / "bad")
     found |= {"host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"])}
     print(json.dumps(found, indent=2))
     write_atomic(options.out, json.dumps(found, indent=2) + "\n")

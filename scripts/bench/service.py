@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,8 +37,20 @@ class Process:
 
     def memory_mb(self) -> float:
         """Resident memory of the same processes, in 10^6 bytes."""
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._family()]
-        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        pages = 0
+        for pid in self._family():
+            with contextlib.suppress(OSError):  # it has just died
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def workers(self) -> set[int]:
+        """Process ids of its workers; multiprocessing has another child, which tracks resources."""
+        found = set()
+        for pid in self._family()[1:]:
+            with contextlib.suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(pid)
+        return found
 
     def _family(self) -> list[int]:
         found, left = [], [self.pid]
@@ -56,11 +69,21 @@ def _cpu_s(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, settings: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Process]:
-    """Serve a bundle with settings (those of --config) until the block ends."""
+def serving(
+    bundle: Path, settings: dict[str, Any], environment: dict[str, str] | None = None, errors: Path | None = None
+) -> Iterator[Process]:
+    """Serve a bundle until the block ends.
+
+    Args:
+        bundle: its folder.
+        settings: those of --config.
+        environment: variables beside this process's.
+        errors: file that gets standard error; None for one of its own.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        config, log = Path(folder) / "serve.yaml", Path(folder) / "log"
-        config.write_text(yaml.safe_dump({"port": 0, **settings}), encoding="utf-8")
+        config, log = Path(folder) / "serve.yaml", errors or Path(folder) / "log"
+        port = 0 if errors is None else free_port()  # what is written is not read then
+        config.write_text(yaml.safe_dump({"port": port, **settings}), encoding="utf-8")
         command = [
             sys.executable,
             "-c",
@@ -73,7 +96,7 @@ def serving(bundle: Path, settings: dict[str, Any], environment: dict[str, str] 
         with log.open("w", encoding="utf-8") as file:
             process = subprocess.Popen(command, stderr=file, env={**os.environ, **(environment or {})})
         try:
-            yield Process(_address(process, log), process.pid)
+            yield Process(_ready(process, port) if port else _address(process, log), process.pid)
         finally:
             process.terminate()
             try:
@@ -89,3 +112,18 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> tuple[str, int]:
             sys.exit(f"ranker serve did not start:\n{log.read_text(encoding='utf-8')}")
         time.sleep(0.05)
     return found[1], int(found[2])
+
+
+def _ready(process: subprocess.Popen[bytes], port: int) -> tuple[str, int]:
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        if process.poll() is not None:
+            sys.exit("ranker serve did not start")
+        time.sleep(0.05)
+    return "127.0.0.1", port
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody has now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
