@@ -14,12 +14,10 @@ from distill.online.feedback import Counts
 from distill.online.lists import Shown
 from distill.records import Float32, Split
 from distill.schema import Update
-from export.measure.quality import agreement, difference_interval, mean_interval, ranking_metrics
+from export.measure.quality import agreement, difference_interval, ranking_metrics
 
-USER, BROKEN, LABELS, FINITE = "one user", "broken events", "labels", "finite"
+USER, BROKEN, FINITE = "one user", "broken events", "finite"
 NEWEST, FORGETTING, INT8, BUNDLE = "newest events", "forgetting", "int8", "bundle"
-PARTS = 5  # of the new events by time, each of which is looked at by itself: a slice may be poisoned, not all
-LEAST_LISTS = 20  # of a part; of fewer, chance decides
 METRIC = "ndcg@10"
 
 Float64 = npt.NDArray[np.float64]
@@ -73,37 +71,6 @@ def event_checks(lists: Sequence[Shown], counts: Counts, update: Update) -> Iter
     share = counts.broken / max(1, counts.read)
     detail = f"{counts.broken} of {counts.read} events are broken, at most {update.max_broken:.0%}"
     yield Check(BROKEN, share <= update.max_broken, share, update.max_broken, detail)
-
-
-def label_check(split: Split, scores: Float32, old: float | None, update: Update, seed: int) -> Check:
-    """Look for labels that contradict the served model: flipped ones do, a change of taste hardly.
-
-    A served model that ranks at all agrees with sound outcomes in more than half of the pairs of candidates of
-    different grade, and as much below it with flipped ones. The lists are cut into `PARTS` by time; none of them may be
-    below `min_agreement` by the upper end of its interval.
-
-    Args:
-        split: lists of known grades, in the order of time.
-        scores: the served model's logits, float32 [pairs].
-        old: its pair accuracy on the old test set, if there is one; told beside.
-        update: has bound and confidence.
-        seed: of the bootstrap.
-    """
-    accuracy = ranking_metrics(scores, split.grade, split.offsets)["pair_accuracy"]
-    accuracy = accuracy[~np.isnan(accuracy)]
-    parts = max(1, min(PARTS, len(accuracy) // LEAST_LISTS))
-    worst = (1.0, 1.0)
-    for part in np.array_split(accuracy, parts):
-        if len(part):
-            high = mean_interval(part, confidence=update.confidence, resamples=update.resamples, seed=seed)[1]
-            worst = min(worst, (high, float(part.mean())))
-    beside = "" if old is None else f" (on the old test set {old:.3f})"
-    detail = (
-        f"the served model orders {worst[1]:.3f} of the pairs of the worst of {parts} parts of the events as their "
-        f"outcomes do, at most {worst[0]:.3f} with {update.confidence:.0%} confidence; at least "
-        f"{update.min_agreement:g}{beside}"
-    )
-    return Check(LABELS, len(accuracy) == 0 or worst[0] >= update.min_agreement, worst[0], update.min_agreement, detail)
 
 
 def finite_check(parameters: bool, **scores: Float32) -> Check:

@@ -17,6 +17,7 @@ from distill.online import checks as checks_
 from distill.online import successor
 from distill.online.checks import Check
 from distill.online.feedback import Feedback
+from distill.online.labels import label_check
 from distill.online.lists import Shown, cut_newest, tokenise, told
 from distill.online.origin import Origin
 from distill.online.replay import joined, rows_of
@@ -101,7 +102,8 @@ class Learning:
         fresh = np.arange(len(self.state.held), len(self.learned) + len(self.newest))
         pairs, rows = self._part(fresh)
         split, kept = told(pairs.split)
-        return checks_.label_check(split, self.before[rows][kept], accuracy, self.config.update, self.seed)
+        users = [each.user for each in [*self.older, *self.newest]]
+        return label_check(split, self.before[rows][kept], users, accuracy, self.config.update)
 
     def learn(self) -> None:
         """Train on the events, old lists and the served scores."""

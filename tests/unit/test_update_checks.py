@@ -56,44 +56,6 @@ def test_no_more_than_a_share_is_broken(broken, ok):
     assert (check.ok, check.measured) == (ok, broken / 100)
 
 
-def test_sound_labels_agree_with_the_served_model():
-    split = split_of(200)
-    check = checks.label_check(split, scored(split, 1.0), 0.9, UPDATE, 0)
-    assert check.ok
-    assert "0.900" in check.detail
-
-
-@pytest.mark.parametrize("part", range(5))
-def test_labels_flipped_in_one_slice_are_found(part):
-    """All the others are sound, so that the mean of all is far above the bound."""
-    split = split_of(200)
-    scores = scored(split, 1.0).reshape(200, -1)
-    grades = split.grade.reshape(200, -1).copy()
-    grades[part * 40 : part * 40 + 40] = 2 - grades[part * 40 : part * 40 + 40]
-    poisoned = Split(split.query, split.offsets, split.item, grades.reshape(-1))
-    check = checks.label_check(poisoned, scores.reshape(-1), None, UPDATE, 0)
-    assert not check.ok
-    assert check.measured < 0.5
-    assert "worst of 5 parts" in check.detail
-
-
-def test_a_served_model_no_better_than_chance_does_not_condemn_labels():
-    """At chance the upper end of the interval of the worst part stays above a half in nearly every draw."""
-    refused = 0
-    for seed in range(40):
-        split = split_of(200, seed=seed)
-        noise = np.random.default_rng(seed).normal(size=len(split.grade)).astype(np.float32)
-        refused += not checks.label_check(split, noise, None, UPDATE, 0).ok
-    assert refused <= 12  # 5 parts, each with 2.5% on this side: 12% are expected, 30% are far out
-
-
-def test_labels_without_two_grades_tell_nothing():
-    split = dataclasses.replace(split_of(30), grade=np.ones(180, dtype=np.int32))
-    assert checks.label_check(split, scored(split, 1.0), None, UPDATE, 0).ok
-    nothing = Split(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
-    assert checks.label_check(nothing, np.zeros(0, np.float32), None, UPDATE, 0).ok
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_named(bad):
     fine, wrong = np.zeros(3, np.float32), np.array([0, bad, 0], np.float32)

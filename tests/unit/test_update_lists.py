@@ -9,7 +9,7 @@ from distill.data import beir as beir_data
 from distill.errors import StoreError
 from distill.online.catalogue import Catalogue
 from distill.online.feedback import read_feedback
-from distill.online.lists import cut_newest, lists_of, load, save, told, tokenise
+from distill.online.lists import cut_newest, lists_of, load, save, tokenise, told
 from distill.online.replay import Old, calibration, joined, rows_of
 from distill.records import UNKNOWN, RankingData
 from distill.schema.update import Events

@@ -85,7 +85,16 @@ def test_a_copy_remembers_on_its_own():
     assert seen.add("d")
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"capacity": 3, "newest": null, "ids": "AAA"}', '{"capacity": 1, "newest": null, "ids": "AAAA"}', "[]"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        '{"capacity": 3, "newest": null, "ids": "AAA"}',
+        '{"capacity": 1, "newest": null, "ids": "AAAA"}',
+        "[]",
+    ],
+)
 def test_a_broken_memory_is_told(tmp_path, content):
     (tmp_path / "seen.json").write_text(content)
     with pytest.raises(UserError, match="no memory of events seen"):
