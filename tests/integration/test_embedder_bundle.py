@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,21 @@ def test_the_bundle_is_verified_with_its_embedder_and_damage_is_found(made, tmp_
     assert ranker("verify", str(copy)).returncode == 1
     with pytest.raises(BundleError, match="is not the file of its manifest"):
         Embedder.load(copy, "fp32")
+
+
+def test_the_cards_code_gives_cosines_and_its_table_what_was_measured(place, made):
+    card = (made / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "Embedder" in block]
+    found: dict[str, object] = {}
+    exec(code.replace("BUNDLE", str(made)), found)
+    with Embedder.load(made) as model:
+        vectors = model.embed(["desk lamp", "LED lamp, warm light", "garden chair"], 8)
+    assert found["cosines"] == pytest.approx((vectors[1:] @ vectors[0]).tolist())
+    section = card[card.index("### Vectors of texts") :].split("### ")[1]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    told = table(newest_run(place[0]))["embedder"]["rows"]
+    assert [row.split(" | ")[2] for row in rows] == [str(row["dimensions"]) for row in told]
+    assert all(f"{row['ndcg@10']:.3f}" in line for row, line in zip(told, rows, strict=True))
 
 
 def test_a_graph_of_other_weights_is_found_by_its_vectors(made, tmp_path):
