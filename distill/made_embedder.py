@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from distill.stages import Built
-from export.embedder_graph import read_about
-from export.runtime.embedder import Embedder, TextEncoder
-from export.runtime.manifest import pick, read_variant
-from export.runtime.nearness import Nearness
-from export.runtime.processor import abilities
-from export.runtime.tokens import PairEncoder
-from export.variants import offered
+
+if TYPE_CHECKING:
+    from export.runtime.nearness import Nearness
 
 EVERY_ITEM_MB = 2000.0  # of items' vectors while a first stage is timed: what an item costs that was seen before
 
@@ -32,10 +29,18 @@ class MadeEmbedder:
 
     def nearness(self) -> Nearness:
         """Open it as the first stage of a cascade, with the graph that a bundle's would have here, for one thread."""
+        from distill.embedder import text_encoder
+        from export.embedder_graph import read_about
+        from export.runtime.embedder import Embedder
+        from export.runtime.manifest import pick, read_variant
+        from export.runtime.nearness import Nearness
+        from export.runtime.processor import abilities
+        from export.variants import offered
+
         about, files = read_about(self.checkpoint.folder), {each.name: each for each in offered(self.graphs.folder)}
         entries = [each.entry(self.graphs.folder, {"graphs": {}}, []) for each in files.values()]
         chosen = pick([read_variant(entry) for entry in entries], abilities())
-        encoder = TextEncoder(PairEncoder.load(self.checkpoint.folder, about["max_length"]))
+        encoder = text_encoder(self.checkpoint.folder, about["max_length"])
         graph = self.graphs.folder / files[chosen.name].graph
         embedder = Embedder(graph, encoder, width=about["width"], dimensions=about["dimensions"],
                             key=self.graphs.key, variant=chosen.name, threads=1)  # fmt: skip
