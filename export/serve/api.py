@@ -50,7 +50,7 @@ Decoded = TypeVar("Decoded")
 
 @dataclass(frozen=True)
 class Api:
-    """One way to ask for a ranking.
+    """One way to ask for a ranking, or for vectors.
 
     Attributes:
         path: of the POST.
@@ -61,6 +61,7 @@ class Api:
         answer: makes an answer of the request, its raw logits (float32 [items]), and what served it.
         refuse: makes the body of a refusal.
         counts_tokens: whether an answer tells how many tokens were read.
+        tag: what is asked for: "ranking" or "embedding".
     """
 
     path: str
@@ -71,6 +72,7 @@ class Api:
     answer: Callable[[Any, Float32, About], Any]
     refuse: Callable[[Refused], dict[str, Any]]
     counts_tokens: bool = False
+    tag: str = "ranking"
 
 
 async def read_body(request: Request, most: int) -> bytes:

@@ -110,6 +110,7 @@ EMBED = Api(
     example={"inputs": EXAMPLE, "normalize": True, "dimensions": 64},
     answer=_answer,
     refuse=refuse,
+    tag="embedding",
 )
 EMBEDDINGS = Api(
     path="/v1/embeddings",
@@ -120,5 +121,6 @@ EMBEDDINGS = Api(
     answer=_answer_openai,
     refuse=_refuse_openai,
     counts_tokens=True,
+    tag="embedding",
 )
 EMBED_APIS = (EMBED, EMBEDDINGS)

@@ -24,10 +24,12 @@ STATUSES = {
     503: "The service is going down",
     504: "The deadline passed before the scores were there",
 }
+ANSWERS = {"ranking": "Best first", "embedding": "A vector a text, in the order of the request"}
+DEADLINE = "X-Deadline-Ms"  # of these headers the one that requests for vectors, worked on in their order, heed
 HEADERS = (
     ("X-Priority", {"type": "string", "enum": ["high", "normal", "low"]}, "class of the request; normal without it"),
     ("X-User", {"type": "string", "maxLength": 256}, "who asks: active users' requests are worth more"),
-    ("X-Deadline-Ms", {"type": "integer", "minimum": 1, "maximum": 86_400_000}, "after which 504 is the answer"),
+    (DEADLINE, {"type": "integer", "minimum": 1, "maximum": 86_400_000}, "after which 504 is the answer"),
 )
 
 
@@ -42,15 +44,16 @@ def operation(api: Api) -> dict[str, Any]:
         "example": refusal,
     }
     responses: dict[str, Any] = {
-        "200": {"description": "Best first", "content": {"application/json": {"schema": result}}}
+        "200": {"description": ANSWERS[api.tag], "content": {"application/json": {"schema": result}}}
     }
     for status, meaning in STATUSES.items():
         responses[str(status)] = {"description": meaning, "content": {"application/json": {"schema": error}}}
     return {
-        "tags": ["ranking"],
+        "tags": [api.tag],
         "parameters": [
             {"name": name, "in": "header", "required": False, "schema": schema, "description": meaning}
             for name, schema, meaning in HEADERS
+            if api.tag == "ranking" or name == DEADLINE
         ],
         "requestBody": {
             "required": True,

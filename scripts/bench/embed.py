@@ -4,7 +4,8 @@ python scripts/bench/embed.py --work WORK --out embed.json --set movielens --set
 
 A set given with a folder is read in BEIR layout. Stages are kept in WORK/stages, as `distill runs=WORK` keeps them, and
 nothing is made of a student: what an embedder stands on is the teacher and its scores alone. The speed is that of
-`Embedder` and of sentence-transformers' default `encode` of the same checkpoint, turn by turn, on the set's own items.
+what `ranker embed` does with a file and of sentence-transformers' default `encode` of the same checkpoint, turn by
+turn, on the set's own items. What is in OUT of the same stages is not measured again; sets not named stay there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import argparse
 import json
 import logging
 import os
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,11 @@ from distill.embedder import text_encoder
 from distill.records import RankingData
 from distill.schema import Config, DistilledEmbed
 from distill.stages import Built, Store
+from export.embed_file import Job, embed_file
 from export.files import write_atomic
 from export.graph import FP32
 from export.host import describe_host, versions
-from export.measure.retrieval import RETRIEVAL
+from export.measure.retrieval import NDCG, RECALL, RETRIEVAL
 from export.runtime.embedder import Embedder
 from export.runtime.processor import abilities
 from export.runtime.threads import available_cores
@@ -44,6 +49,9 @@ KINDS = ("pca", "distilled")
 LIBRARIES = ("rankdistill", "torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
 TEXTS = 1000  # that the speed is measured of
 TURNS = 3
+PART = 4096  # as `ranker embed` has it
+SMALL = 64  # dimensions that a target names
+THEIRS = "sentence-transformers"
 
 
 class _Kept:
@@ -88,7 +96,10 @@ def make(config: Config) -> dict[str, Built]:
 
 
 def speed(stages: dict[str, Built], threads: int) -> dict[str, Any]:
-    """Return texts a second of `Embedder` and of sentence-transformers' default encode, the median of turns."""
+    """Return texts a second, median of turns, of what `ranker embed` does and of sentence-transformers' default encode.
+
+    A file of JSON Lines to a file of vectors here, texts in memory to vectors in memory there; both loaded before.
+    """
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -98,29 +109,57 @@ def speed(stages: dict[str, Built], threads: int) -> dict[str, Any]:
     rows = np.random.default_rng(0).choice(len(records.items), min(TEXTS, len(records.items)), replace=False)
     texts = records.items.texts(rows.astype(np.int32))
     encoder = text_encoder(checkpoint, about["max_length"])
-    models = {
-        name: Embedder(
-            graphs / file, encoder, width=about["width"], dimensions=about["dimensions"], key="", variant=name,
-            threads=threads,
-        ) for name, file in (("fp32", FP32), ("int8", served_int8(abilities())))
-    }  # fmt: skip
     theirs = SentenceTransformer(str(checkpoint), device="cpu")
-    calls: dict[str, Any] = {f"Embedder, {name}": model.embed for name, model in models.items()}
-    calls["sentence-transformers"] = lambda asked: theirs.encode(asked, show_progress_bar=False)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call(texts[:64])
-    for turn in range(TURNS):
-        for name in [*calls][:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            calls[name](texts)
-            seconds[name].append(time.perf_counter() - start)
-    rates = {name: len(texts) / float(np.median(times)) for name, times in seconds.items()}
-    mean = float(np.mean([len(ids) for ids in encoder.ids(texts)]))
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "texts.jsonl"
+        source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        job = Job(source, Path(name) / "vectors.npy", ("text",), None, None, "float32", PART)
+        calls: dict[str, Callable[[], Any]] = {THEIRS: lambda: theirs.encode(texts, show_progress_bar=False)}
+        for variant, file in (("fp32", FP32), ("int8", served_int8(abilities()))):
+            model = Embedder(
+                graphs / file, encoder, width=about["width"], dimensions=about["dimensions"], key="", variant=variant,
+                threads=threads,
+            )  # fmt: skip
+            calls[f"ranker embed, {variant}"] = partial(embed_file, model, job, lambda _: None)
+        wall, cpu = _timed(calls)
+    rates = {name: len(texts) / float(np.median(times)) for name, times in wall.items()}
+    spent = {name: float(np.median(times)) for name, times in cpu.items()}
     return {
-        "threads": threads, "texts": len(texts), "tokens": mean, "texts_per_s": rates, "seconds": seconds,
-        "times": {name: rate / rates["sentence-transformers"] for name, rate in rates.items()},
+        "threads": threads, "texts": len(texts), "tokens": float(np.mean([len(ids) for ids in encoder.ids(texts)])),
+        "texts_per_s": rates, "seconds": wall, "cpu_seconds": cpu,
+        "times": {name: rate / rates[THEIRS] for name, rate in rates.items()},
+        "cpu_times": {name: spent[THEIRS] / each for name, each in spent.items()},
     }  # fmt: skip
+
+
+def _timed(calls: dict[str, Callable[[], Any]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return each call's seconds on the clock and of CPU, turn by turn, after one turn that does not count."""
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-1, TURNS):
+        for name in [*calls][:: 1 if turn % 2 else -1]:
+            start, spent = time.perf_counter(), time.process_time()
+            calls[name]()
+            if turn >= 0:
+                wall[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - spent)
+    return wall, cpu
+
+
+def reached(sets: dict[str, Any]) -> dict[str, Any]:
+    """Return what the figures say of the targets, by set and kind."""
+    found: dict[str, Any] = {}
+    for name, kinds in sets.items():
+        for kind, each in kinds.items():
+            forms = {(row["model"], row["precision"], row["dtype"], row["dimensions"]): row for row in each["rows"]}
+            whole = forms["embedder", "fp32", "float32", each["width"]]
+            small = forms.get(("embedder", "int8", "int8", SMALL), {})
+            told = {f"{metric} kept by {SMALL} of int8": small.get(f"{metric}_kept") for metric in (NDCG, RECALL)}
+            told |= {f"{metric} over zero-shot": whole[f"{metric}_over_zero_shot_ci"] for metric in (NDCG, RECALL)}
+            if "speed" in each:
+                told["times sentence-transformers"] = each["speed"]["times"]
+            found[f"{name}, {kind}"] = told
+    return found
 
 
 def main() -> None:
@@ -142,12 +181,16 @@ def main() -> None:
             print(f"{name}, {kind}", flush=True)
             config = composed(arguments.work.absolute(), name, folder, kind, arguments.override)
             stages = make(config)
+            keys = {role: built.key for role, built in stages.items()}
+            kept = result["sets"].get(name, {}).get(kind, {})
             found = json.loads((stages["retrieval"].folder / RETRIEVAL).read_text())
-            found["seconds"] = {role: built.seconds for role, built in stages.items()}
-            if not arguments.no_speed:
+            found |= {"stages": keys, "overrides": arguments.override}
+            if kept.get("stages") == keys and "speed" in kept:
+                found["speed"] = kept["speed"]
+            elif not arguments.no_speed:
                 found["speed"] = speed(stages, available_cores())
             result["sets"].setdefault(name, {})[kind] = found
-            result |= {"host": describe_host(), "versions": versions(LIBRARIES)}
+            result |= {"host": describe_host(), "versions": versions(LIBRARIES), "targets": reached(result["sets"])}
             write_atomic(arguments.out, json.dumps(result, indent=1) + "\n")
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pytest
 
@@ -183,6 +184,18 @@ def test_the_service_embeds_as_openai_does(service, expected):
     packed = service.post("/v1/embeddings", input=TEXTS[1], encoding_format="base64", dimensions=16).json()
     found = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), dtype="<f4")
     assert found == pytest.approx(expected.embed([TEXTS[1]], 16)[0], abs=1e-6)
+
+
+def test_its_description_has_an_example_that_works(service):
+    with httpx.Client(base_url=service.url) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/embed", "/v1/embeddings"):
+        described = paths[path]["post"]
+        assert described["responses"]["200"]["description"] == "A vector a text, in the order of the request"
+        assert [header["name"] for header in described["parameters"]] == ["X-Deadline-Ms"]
+        example = described["requestBody"]["content"]["application/json"]["examples"]["items"]["value"]
+        example = {name: 16 if name == "dimensions" else value for name, value in example.items()}
+        assert service.post(path, **example).status_code == 200
 
 
 @pytest.mark.parametrize(
