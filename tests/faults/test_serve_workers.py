@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from export.runtime import Ranker
+from tests.faults.bundles import edit, seal
 from tests.serving import serving
 
 pytestmark = pytest.mark.faults
 
+ADMIN = "an-admin-token-of-many-letters"
 REQUEST = {"query": "red car", "texts": ["blue car", "lamp"]}
 
 
@@ -59,6 +64,42 @@ def test_a_killed_worker_is_replaced_and_the_others_answer_meanwhile(bundle):
         assert answered(service.url, 5) == 5
         assert within(20, lambda: len(workers_of(service.process.pid) - before - new) == 1)
         assert count(service.url) == 45  # what the dead have counted stays
+        assert service.stop() == 0
+
+
+def test_a_worker_that_replaces_a_killed_one_begins_with_what_was_swapped_in(bundle, tmp_path):
+    old, new = (Ranker.load(bundle, variant=name) for name in (None, "fp32"))
+    copy = tmp_path / "bundle"  # the same model, by its fp32 graph on every processor, under another key
+    shutil.copytree(bundle, copy)
+
+    def fp32_first(content):
+        content["variants"].sort(key=lambda variant: variant["name"] != "fp32")
+        content["key"] = content["key"][::-1]
+
+    edit(copy / "manifest.json", fp32_first)
+    seal(copy)
+    truths = [ranker.score_items(REQUEST["query"], REQUEST["texts"]) for ranker in (old, new)]
+    assert not np.array_equal(*truths)
+
+    def found(url):
+        answer = httpx.post(f"{url}/rerank", json=REQUEST | {"raw_scores": True}, timeout=30)
+        rows = sorted(answer.json(), key=lambda row: row["index"])
+        return np.array([row["score"] for row in rows], dtype=np.float32)
+
+    settings = {"reload": {"share": 0.0}, "cache": {"mb": 0}}
+    environment = {"RANKER_ADMIN_TOKENS": ADMIN}
+    with serving(bundle, "--workers", "2", folder=tmp_path, env=environment, **settings) as service:
+        assert np.array_equal(found(service.url), truths[0])
+        offered = httpx.post(
+            f"{service.url}/admin/offer", headers={"authorization": f"Bearer {ADMIN}"}, json={"bundle": str(copy)}
+        )
+        assert offered.status_code == 202
+        assert within(60, lambda: all(np.array_equal(found(service.url), truths[1]) for _ in range(20)))
+        before = workers_of(service.process.pid)
+        for pid in before:  # so that none is left that was told
+            os.kill(pid, signal.SIGKILL)
+        assert within(30, lambda: len(workers_of(service.process.pid) - before) == 2)
+        assert all(np.array_equal(found(service.url), truths[1]) for _ in range(20))
         assert service.stop() == 0
 
 
