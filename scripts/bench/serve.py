@@ -12,12 +12,14 @@ import argparse
 import json
 import math
 import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import parts
 from load import Call, Load, Mix, Sample, percentile, poisson
 from service import Process, serving
 
@@ -158,16 +160,22 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=400, help="of each flood")
     options = parser.parse_args()
     mix = Mix.of(options.data, TEXTS, SKEW)
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, parts.student(options.bundle, Path(folder) / "student"), mix)
+
+
+def run(options: argparse.Namespace, bundle: Path, mix: Mix) -> None:
+    """Run the experiments on a bundle without a cascade."""
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     if "overhead" in options.only:
         with alone():
-            results["overhead"] = overhead(options.bundle, mix, options.requests)
+            results["overhead"] = overhead(bundle, mix, options.requests)
         print("overhead", json.dumps(results["overhead"], indent=1))
     capacity = float(np.median([row["requests_per_s"] for row in results["overhead"]["repeats"]]))
     for name, experiment in {"policies": policies, "cached": cached}.items():
         if name in options.only:
             with alone():
-                results[name] = experiment(options.bundle, mix, options.seconds, capacity)
+                results[name] = experiment(bundle, mix, options.seconds, capacity)
             print(name, json.dumps(results[name], indent=1))
     results |= {
         "cores": available_cores(), "host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"]),

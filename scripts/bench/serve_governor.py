@@ -21,12 +21,14 @@ from service import serving
 
 from export.files import write_atomic
 from export.host import describe_host, versions
+from export.quiet import alone
 from export.runtime.cascade import Cascade
 
 TEXTS, SKEW, PATH = 40, 0.9, "/rerank"
 STEPS = (0.5, 2.0, 0.5)
 OFF = {"cache": {"mb": 0}}
 WINDOW_S = 1.0
+TARGET = 8  # times what a request of the dearest level takes with all threads to itself
 
 
 def capacity(bundle: Path, mix: Mix, level: str, count: int = 60) -> float:
@@ -81,20 +83,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each step")
     parser.add_argument("--floor", type=float, default=0.95, help="lowest retention")
     options = parser.parse_args()
-    mix = Mix.of(options.data, TEXTS, SKEW)
-    dearest = Cascade.levels(options.bundle)[0].name
+    with alone():
+        found = compare(options, Mix.of(options.data, TEXTS, SKEW))
+    found |= {"host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"])}
+    write_atomic(options.out, json.dumps(found, indent=2) + "\n")
+
+
+def compare(options: argparse.Namespace, mix: Mix) -> dict[str, Any]:
+    """Send the same steps to a governed service and to one that stays at the dearest level."""
+    levels = Cascade.levels(options.bundle)
+    dearest = levels[0].name
     rate = capacity(options.bundle, mix, dearest)
-    target_s = 8 / rate  # eight times what a request takes with all threads to itself
+    target_s = TARGET / rate
     calls, bodies = steps(rate, options.seconds, mix), mix.bodies()
     governed = {"governor": {"p99_ms": 1000 * target_s, "floor": options.floor}}
     found: dict[str, Any] = {"capacity_per_s": rate, "target_ms": 1000 * target_s, "floor": options.floor}
+    found["retention"] = {level.name: level.retention for level in levels}
     for name, settings in {"governed": governed, "fixed": {"level": dearest}}.items():
         with serving(options.bundle, {**OFF, **settings}) as process:
             load = Load(process.address, PATH, bodies, calls, kept=["x-rank-level"])
             found[name] = judge(calls, load.samples(), options.seconds, target_s)
-        print(name, json.dumps(found[name]))
-    found |= {"host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"])}
-    write_atomic(options.out, json.dumps(found, indent=2) + "\n")
+        served = {level for step in found[name]["steps"].values() for level in step["levels"]} - {"none"}
+        found[name]["lowest_retention"] = min(found["retention"][level] for level in served)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -24,11 +24,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import parts
 from load import Call, Load, Mix, percentile, poisson
 from service import Process, serving
 
 from export.files import write_atomic
 from export.host import describe_host, versions
+from export.quiet import alone
 from export.runtime.manifest import Manifest
 
 TEXTS, SKEW, PATH = 40, 0.9, "/rerank"
@@ -104,7 +106,12 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {OURS: [], THEIRS: []}
     ours, theirs = mix.bodies("texts"), mix.bodies("documents", ".")
     off = {"cache": {"mb": 0}, "limits": {"concurrency": 100_000}}
-    with serving(options.bundle, off) as own, infinity(options.infinity, options.bundle) as other:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        alone(),
+        serving(bundle := parts.student(options.bundle, Path(folder) / "student"), off) as own,
+        infinity(options.infinity, bundle) as other,
+    ):
         for repeat in range(options.repeats):
             turns = [(OURS, own, ours), (THEIRS, other, theirs)]
             for name, process, bodies in turns if repeat % 2 == 0 else turns[::-1]:

@@ -1,9 +1,10 @@
 """Swaps and rollbacks under load, and bad bundles offered: no request lost, none answered by two models or a stale one.
 
-python scripts/bench/serve_swaps.py --bundle A --other B --slower C --data FOLDER --out serve_swaps.json
+python scripts/bench/serve_swaps.py --bundle CASCADE_BUNDLE --data FOLDER --out serve_swaps.json
 
-Two bundles that score otherwise are offered in turn while requests come, each answer's scores are compared with both
-bundles' own. Then bundles that are cut off or flipped in a bit, and a slower one, are offered.
+Two bundles that score otherwise (the student in 8 bits, and in fp32) are offered in turn while requests come; each
+answer's scores are compared with both bundles' own. Then bundles that are cut off or flipped in a bit, and a slower one
+(the teacher), are offered.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import parts
 from load import Mix
 from service import serving
 
@@ -146,7 +148,7 @@ def damaged(bundle: Path, folder: Path, number: int, rng: np.random.Generator) -
 
 def swaps(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]:
     """Swap and roll back while requests come."""
-    bundles = [options.bundle.resolve(), options.other.resolve()]
+    bundles = [folder / "student", folder / "other"]
     known, token = truths(bundles, mix), secrets.token_hex(16)
     names = list(known)
     settings = {"cache": {"mb": 8}, "reload": {"share": 0.0, "warm": 0}}
@@ -168,7 +170,7 @@ def swaps(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]
 
 def bad(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]:
     """Offer bundles that are cut off, flipped in a bit or slower, in turn, while requests come; none may answer."""
-    own, other = options.bundle.resolve(), options.other.resolve()
+    own, other, slower = (folder.parent / name for name in ("student", "other", "slower"))
     known, token = truths([own], mix), secrets.token_hex(16)
     settings = {"cache": {"mb": 0}, "reload": {"share": 1.0, "requests": 20, "min_overlap": 0.0}}
     rng, reasons, let_in = np.random.default_rng(0), [], 0
@@ -177,7 +179,7 @@ def bad(options: argparse.Namespace, mix: Mix, folder: Path) -> dict[str, Any]:
         operator, traffic = Operator(url, token, folder), Traffic(url, mix, known, options.clients)
         for number in range(options.bad):
             slow = number % 3 == 2
-            copy = options.slower.resolve() if slow else damaged(other, folder, number, rng)
+            copy = slower if slow else damaged(other, folder, number, rng)
             offer = operator.offer(copy)
             let_in += bool(offer["accepted"])
             if slow:
@@ -196,8 +198,6 @@ def main() -> None:
     """Run it and keep the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--other", type=Path, required=True)
-    parser.add_argument("--slower", type=Path, required=True)
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--swaps", type=int, default=100)
@@ -207,6 +207,9 @@ def main() -> None:
     os.environ.pop("RANKER_TOKENS", None)
     with tempfile.TemporaryDirectory() as folder:
         mix = Mix.of(options.data, TEXTS, SKEW)
+        parts.student(options.bundle, Path(folder) / "student")
+        parts.student(options.bundle, Path(folder) / "other", "fp32")
+        parts.teacher(options.bundle, Path(folder) / "slower")
         found = {"swaps": swaps(options, mix, Path(folder))}
         print(json.dumps(found), flush=True)
         (Path(folder) / "bad").mkdir()

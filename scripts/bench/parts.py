@@ -1,0 +1,46 @@
+"""Bundles made of a bundle's parts, to be swapped against each other: its student, one graph of it, its teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from export.runtime.manifest import CASCADE, MANIFEST, STAGES
+from export.runtime.untrusted import hash_file
+
+SUMS = "SHA256SUMS"
+
+
+def student(bundle: Path, out: Path, variant: str | None = None) -> Path:
+    """Write a bundle without its cascade.
+
+    Args:
+        bundle: its folder.
+        out: to be made.
+        variant: the graph that every processor is to run: another model, with another key. None to leave that.
+    """
+    shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(STAGES, CASCADE, SUMS))
+    path = out / MANIFEST
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("cascade", None)
+    content["files"] = {name: told for name, told in content["files"].items() if (out / name).exists()}
+    if variant is not None:
+        content["variants"].sort(key=lambda each: each["name"] != variant)
+        content["key"] = content["key"][::-1]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return _summed(out)
+
+
+def teacher(bundle: Path, out: Path) -> Path:
+    """Write a bundle of a cascade's last stage alone."""
+    shutil.copytree(bundle / STAGES / "teacher", out)
+    return _summed(out)
+
+
+def _summed(folder: Path) -> Path:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{hash_file(folder / name)}  {name}\n" for name in names if name != SUMS]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    return folder
