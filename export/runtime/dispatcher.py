@@ -7,18 +7,16 @@ core works while there is work, and what nobody waits for any more is dropped wi
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from concurrent.futures import Future
 
-from export.runtime.plan import Plan, Step, Steps, Work
+from export.runtime.job import Answer, DeadlinePassed, Job, QueueFull, fail, settle
+from export.runtime.plan import Plan, Step
 from export.runtime.policy import POLICIES, Urgency
 from export.runtime.scorer import Float32
 
@@ -26,63 +24,6 @@ CHUNK = 8  # most tasks that a thread takes at once
 FORGETTING = 0.9  # of what a text costs, with each request that ends
 LATE = "the deadline passed before the scores were there"
 LEAST_S, MOST_S = 0.1, 60.0  # that one who found the queue full is told to wait
-
-
-class QueueFull(Exception):  # noqa: N818 - what happened, no fault
-    """As many requests wait as may.
-
-    Attributes:
-        retry_after: seconds after which half of them should be done.
-    """
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; again in {retry_after:.1f} s")
-        self.retry_after = retry_after
-
-
-class DeadlinePassed(Exception):  # noqa: N818
-    """A request was not done before its deadline; what was left of it is dropped."""
-
-
-class Answer(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        scores: float32 [items], higher is better.
-        waited_s: seconds until a thread began it; 0 if nothing had to be scored.
-        worked_s: seconds that threads were at it.
-        cpu_s: CPU time of these threads meanwhile.
-        scored: items that models scored, each step's counted; the others were known.
-        shared: whether an equal request's scores were used that was in flight already.
-    """
-
-    scores: Float32
-    waited_s: float
-    worked_s: float
-    cpu_s: float
-    scored: int
-    shared: bool
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request in flight, and all who wait for it."""
-
-    key: tuple[object, ...]
-    place: float
-    steps: Steps
-    step: Step | None  # None: it is not begun yet
-    texts: int  # that its first step asks for: what a cache knows costs nothing; all, before that is known
-    arrived: float
-    waiters: list[tuple[Future[Answer], float]] = field(default_factory=list)  # each with its deadline
-    entry: int = -1  # in the queue; -1 while it is not
-    begun: float | None = None
-    pairs: Work | None = None
-    handed: int = 0  # tasks of this step that threads have taken
-    running: int = 0  # threads that work on it
-    worked_s: float = 0.0
-    cpu_s: float = 0.0
-    scored: int = 0
 
 
 class Dispatcher:
@@ -106,8 +47,8 @@ class Dispatcher:
         self.policy, self.capacity, self.age = POLICIES[policy], capacity, age
         self.text_s = 0.0  # thread seconds of a text, of late; 0 before the first request has ended
         self._texts = 0  # of all requests in flight
-        self._jobs: dict[tuple[object, ...], _Job] = {}
-        self._queue: list[tuple[float, int, _Job]] = []
+        self._jobs: dict[tuple[object, ...], Job] = {}
+        self._queue: list[tuple[float, int, Job]] = []
         self._entries = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -173,7 +114,7 @@ class Dispatcher:
             if job is None:
                 if len(self._jobs) >= self.capacity and not self._drop_abandoned():
                     raise QueueFull(min(MOST_S, max(LEAST_S, self.backlog_s / 2)))
-                job = self._jobs[key] = _Job(key, place, steps, step, len(items if step is None else step.items), now)
+                job = self._jobs[key] = Job(key, place, steps, step, len(items if step is None else step.items), now)
                 self._texts += job.texts
                 self._line_up(job)
             elif place < job.place:
@@ -204,16 +145,16 @@ class Dispatcher:
                 self._remove(job)
             self._changed.notify_all()
         for job in left:
-            _fail(job, RuntimeError("the dispatcher was closed before this request was done"))
+            fail(job, RuntimeError("the dispatcher was closed before this request was done"))
         return not left
 
-    def _line_up(self, job: _Job) -> None:
+    def _line_up(self, job: Job) -> None:
         """Put a job into the queue, at its place; an entry of before counts no more."""
         job.entry = next(self._entries)
         heapq.heappush(self._queue, (job.place, job.entry, job))
         self._changed.notify()
 
-    def _remove(self, job: _Job) -> None:
+    def _remove(self, job: Job) -> None:
         if self._jobs.pop(job.key, None) is not None:
             self._texts -= job.texts
         job.entry = -1
@@ -239,9 +180,9 @@ class Dispatcher:
             except BaseException as error:  # whatever scoring raised belongs to who asked for it
                 with self._changed:
                     self._remove(job)
-                _fail(job, error)
+                fail(job, error)
 
-    def _wait(self) -> tuple[_Job, Sequence[list[int]]] | None:
+    def _wait(self) -> tuple[Job, Sequence[list[int]]] | None:
         """Return what this thread is to do next; None if it is to end."""
         while True:
             with self._changed:
@@ -252,13 +193,13 @@ class Dispatcher:
                         return None
                     self._changed.wait()
             for each in dropped:
-                _fail(each, DeadlinePassed(LATE))
+                fail(each, DeadlinePassed(LATE))
             if job is not None:
                 return job, taken
 
-    def _first(self) -> tuple[_Job | None, list[_Job]]:
+    def _first(self) -> tuple[Job | None, list[Job]]:
         """Return the job that is first in line, and those before it that nobody waits for any more."""
-        dropped: list[_Job] = []
+        dropped: list[Job] = []
         while self._queue:
             _, entry, job = self._queue[0]
             if job.entry != entry:
@@ -275,15 +216,15 @@ class Dispatcher:
         dropped = [job for job in self._jobs.values() if self._abandoned(job)]
         for job in dropped:
             self._remove(job)
-            _fail(job, DeadlinePassed(LATE))
+            fail(job, DeadlinePassed(LATE))
         return len(dropped)
 
     @staticmethod
-    def _abandoned(job: _Job) -> bool:
+    def _abandoned(job: Job) -> bool:
         now = time.monotonic()
         return all(future.cancelled() or deadline < now for future, deadline in job.waiters)
 
-    def _take(self, job: _Job) -> list[list[int]]:
+    def _take(self, job: Job) -> list[list[int]]:
         """Take a part of a job's step: less and less towards its end, so that all threads end together."""
         job.begun = job.begun or time.monotonic()
         job.running += 1
@@ -298,7 +239,7 @@ class Dispatcher:
             job.entry = -1
         return tasks
 
-    def _begin(self, job: _Job) -> Float32 | None:
+    def _begin(self, job: Job) -> Float32 | None:
         """Do what a plan does before its first step; return the scores if it has none."""
         try:
             step = next(job.steps)
@@ -313,7 +254,7 @@ class Dispatcher:
                 self._line_up(job)
         return None
 
-    def _tokenise(self, job: _Job, step: Step) -> None:
+    def _tokenise(self, job: Job, step: Step) -> None:
         pairs = step.ranker.pairs(step.query, step.items)
         with self._changed:
             job.pairs, job.handed = pairs, 0
@@ -321,7 +262,7 @@ class Dispatcher:
                 self._line_up(job)
                 self._changed.notify_all()
 
-    def _put_back(self, job: _Job, worked_s: float, cpu_s: float) -> None:
+    def _put_back(self, job: Job, worked_s: float, cpu_s: float) -> None:
         """Give back a part that was done; who gives back a step's last one takes its next step."""
         with self._changed:
             job.running -= 1
@@ -341,7 +282,7 @@ class Dispatcher:
                 job.pairs = None
                 self._line_up(job)
 
-    def _finish(self, job: _Job, scores: Float32) -> None:
+    def _finish(self, job: Job, scores: Float32) -> None:
         now = time.monotonic()
         with self._changed:
             self._remove(job)
@@ -350,23 +291,7 @@ class Dispatcher:
             self._changed.notify_all()
         for number, (future, deadline) in enumerate(job.waiters):
             if deadline < now:
-                _set(future, DeadlinePassed(LATE))
+                settle(future, DeadlinePassed(LATE))
             else:
                 waited_s = (job.begun or now) - job.arrived
-                _set(future, Answer(scores, waited_s, job.worked_s, job.cpu_s, job.scored, number > 0))
-
-
-def _fail(job: _Job, error: BaseException) -> None:
-    with contextlib.suppress(ValueError):  # a thread is in its midst; it will find the job gone
-        job.steps.close()
-    for future, _ in job.waiters:
-        _set(future, error)
-
-
-def _set(future: Future[Answer], outcome: Answer | BaseException) -> None:
-    """Set what became of a request, unless nobody waits for it any more."""
-    with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+                settle(future, Answer(scores, waited_s, job.worked_s, job.cpu_s, job.scored, number > 0))

@@ -18,7 +18,7 @@ from hashlib import blake2b
 import numpy as np
 
 from export.extras import require
-from export.runtime.dispatcher import Answer, QueueFull
+from export.runtime.job import Answer, QueueFull
 from export.runtime.plan import Plan, Step, Steps
 from export.runtime.policy import BACKGROUND
 from export.runtime.scorer import Float32

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from export.runtime.dispatcher import DeadlinePassed, QueueFull
+from export.runtime.job import DeadlinePassed, QueueFull
 from export.serve.access import BearerTokens
 from export.serve.admin import add_admin
 from export.serve.api import About, Api, Body, check_size, decode, read_body

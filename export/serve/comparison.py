@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
 
-from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.dispatcher import Dispatcher
+from export.runtime.job import Answer, DeadlinePassed, QueueFull
 from export.runtime.plan import Plan
 from export.runtime.policy import BACKGROUND
 from export.runtime.swap import Lease, Model

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import BundleError, UserError
-from export.runtime.dispatcher import Answer, Dispatcher
+from export.runtime.dispatcher import Dispatcher
+from export.runtime.job import Answer
 from export.runtime.swap import Model, Slot
 from export.runtime.trial import Probation, Trial, TrialBudget, TrialVerdict
 from export.serve.commands import ROLL_BACK, Commands

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from export.runtime.dispatcher import Answer
 from export.runtime.embedder import Embedder
 from export.runtime.governor import Governor
+from export.runtime.job import Answer
 from export.runtime.plan import Plan
 from export.runtime.ranker import Ranker
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from export.errors import UserError
 from export.runtime.cascade import Cascade
-from export.runtime.dispatcher import Answer, DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.dispatcher import Dispatcher
+from export.runtime.job import Answer, DeadlinePassed, QueueFull
 from export.runtime.manifest import MANIFEST
 from export.runtime.score_cache import Cached, ScoreCache, warm
 from export.runtime.swap import Model, Slot

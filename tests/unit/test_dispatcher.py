@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime.dispatcher import DeadlinePassed, Dispatcher, QueueFull
+from export.runtime.dispatcher import Dispatcher
+from export.runtime.job import DeadlinePassed, QueueFull
 from export.runtime.plan import OneModel, Step, score
 from export.runtime.policy import POLICIES, Urgency
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from export.errors import UserError
 from export.runtime import policy
-from export.runtime.dispatcher import Answer, Dispatcher, QueueFull
+from export.runtime.dispatcher import Dispatcher
+from export.runtime.job import Answer, QueueFull
 from export.runtime.plan import OneModel, Step, score
 from export.runtime.score_cache import MOST_PAGES, PAGE_BYTES, PAGE_ITEMS, Cached, ScoreCache, warm
 

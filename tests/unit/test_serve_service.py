@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from export.runtime.dispatcher import DeadlinePassed
+from export.runtime.job import DeadlinePassed
 from export.runtime.plan import OneModel
 from export.runtime.score_cache import Cached, ScoreCache
 from export.runtime.swap import Model
