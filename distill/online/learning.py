@@ -230,7 +230,8 @@ class Learning:
         taught = [np.zeros_like(teacher[0])]
         from_run = 0
         if old is not None and count > from_memory:
-            pairs, scores = old.sample(count - from_memory, rng)
+            size = -(-len(own) // max(1, len(self.learned)))  # so that a list reminds of no more than another teaches
+            pairs, scores = old.sample(count - from_memory, rng, size)
             parts.append(pairs)
             served.append(self._score(pairs))
             weight.append(np.ones(len(pairs), dtype=np.float32))

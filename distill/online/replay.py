@@ -77,20 +77,28 @@ class Old:
             key=folders["data"].resolve().name,
         )
 
-    def sample(self, lists: int, rng: np.random.Generator) -> tuple[PairTokens, Float32]:
-        """Return `lists` training lists drawn at random, all if there are no more, and the teacher's scores of them.
+    def sample(self, lists: int, rng: np.random.Generator, most: int | None = None) -> tuple[PairTokens, Float32]:
+        """Return training lists drawn at random, and the teacher's scores of them.
 
         Their grades are `UNKNOWN`: the teacher alone tells of them. Their tokens are in memory; the rest is not read.
+
+        Args:
+            lists: their number; all are taken where there are no more.
+            rng: draws.
+            most: candidates of a list, drawn too where it has more; None takes all.
         """
         split = self.train.split
         drawn = np.sort(rng.choice(len(split.query), size=min(lists, len(split.query)), replace=False))
-        rows = rows_of(split, drawn)
-        taken = split.take(drawn)
-        queries, query = np.unique(taken.query, return_inverse=True)
-        items, item = np.unique(taken.item, return_inverse=True)
+        parts = [np.arange(split.offsets[query], split.offsets[query + 1]) for query in drawn]
+        if most is not None:
+            parts = [rng.permutation(part)[:most] if len(part) > most else part for part in parts]
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        queries, query = np.unique(split.query[drawn], return_inverse=True)
+        items, item = np.unique(split.item[rows], return_inverse=True)
         table = TokenTable(_part(self.train.table.queries, queries), _part(self.train.table.items, items))
         unknown = np.full(len(rows), UNKNOWN, dtype=np.int32)
-        small = Split(query.astype(np.int32), taken.offsets, item.astype(np.int32), unknown)
+        small = Split(query.astype(np.int32), offsets, item.astype(np.int32), unknown)
         return PairTokens(small, table, self.train.encoder), self.teacher[rows]
 
 

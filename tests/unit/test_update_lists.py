@@ -139,6 +139,21 @@ def test_a_draw_is_without_replacement_and_of_all_there_are(old):
     assert drawn[0] == tuple(old.sample(3, np.random.default_rng(0))[1].tolist())
 
 
+def test_long_old_lists_are_cut_to_candidates_drawn_at_random(old):
+    split = old.train.split
+    pairs, scores = old.sample(5, np.random.default_rng(0), most=4)
+    assert np.diff(pairs.split.offsets).tolist() == [4] * 5
+    rows = scores.astype(np.int64)
+    assert inputs(pairs) == inputs(old.train, rows)
+    lists = np.searchsorted(split.offsets, rows, side="right") - 1
+    assert (lists.reshape(5, 4) == lists[::4, None]).all()
+    assert len(set(rows.tolist())) == 20
+    firsts = {int(old.sample(1, np.random.default_rng(seed), most=1)[1][0] % 12) for seed in range(40)}
+    assert len(firsts) > 6  # not always the same place of a list
+    whole, as_they_are = (old.sample(3, np.random.default_rng(2), most=most)[1].tolist() for most in (12, None))
+    assert whole == as_they_are
+
+
 def test_joined_parts_read_as_they_did_apart(old, pair_encoder):
     parts = [
         tokenise(random_lists(3), pair_encoder, str).pairs,
