@@ -39,6 +39,24 @@ def teacher(bundle: Path, out: Path) -> Path:
     return _summed(out)
 
 
+def ordered(bundle: Path, out: Path) -> Path:
+    """Write a bundle whose levels have, as retention, the share that they keep of the last stage's first items.
+
+    That falls with every cheaper level. Where a cheap level has happened to measure better than the dearest one, a
+    governor has nothing to move along: it stays with the cheap one.
+    """
+    shutil.copytree(bundle, out)
+    path = out / CASCADE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for level in content["levels"]:
+        level["retention"] = 1 - level["lost"]["measured"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"][CASCADE] = {"sha256": hash_file(path), "bytes": path.stat().st_size}
+    (out / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return _summed(out)
+
+
 def _summed(folder: Path) -> Path:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     lines = [f"{hash_file(folder / name)}  {name}\n" for name in names if name != SUMS]

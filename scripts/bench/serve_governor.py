@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parts
 from load import Call, Load, Mix, Sample, poisson
 from service import serving
 
@@ -82,9 +84,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each step")
     parser.add_argument("--floor", type=float, default=0.95, help="lowest retention")
+    parser.add_argument("--ordered", action="store_true", help="levels by what they keep of the last stage's order")
     options = parser.parse_args()
-    with alone():
-        found = compare(options, Mix.of(options.data, TEXTS, SKEW))
+    with tempfile.TemporaryDirectory() as folder, alone():
+        if options.ordered:
+            options.bundle = parts.ordered(options.bundle, Path(folder) / "ordered")
+        found = {"ordered": options.ordered} | compare(options, Mix.of(options.data, TEXTS, SKEW))
     found |= {"host": describe_host(), "versions": versions(["rankdistill", "onnxruntime"])}
     write_atomic(options.out, json.dumps(found, indent=2) + "\n")
 
