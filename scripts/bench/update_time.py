@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,19 @@ class Worker:
                 sys.exit(f"no {what!r} of the worker:\n{self.log.read_text()}")
             time.sleep(0.2)
 
-    def stop(self) -> None:
-        """End it."""
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+
+
+@contextlib.contextmanager
+def _served(worker: Worker, current: Path, settings: dict[str, Any]) -> Iterator[Process]:
+    worker.wait("following ")  # from then on there is something to serve
+    with serving(current, settings) as process:
+        yield process
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -172,11 +182,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data = data_of(run)
     mix, events = make_mix(data, 0), make_events(data, options.events, 0)
     (folder / "events").mkdir()
-    worker = Worker(run, folder, options.more)
-    worker.wait("following ")
     current = folder / "published" / "current"
     settings = {"cache": {"mb": 0}, "reload": {"watch": str(current), "interval_s": 1.0, "share": options.share}}
-    with serving(current, settings) as process:
+    with Worker(run, folder, options.more) as worker, _served(worker, current, settings) as process:
         traffic = Traffic(process, mix, options.rate)
         traffic.turn()  # warms
         before = traffic.until(lambda: False, options.calm)
@@ -186,7 +194,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         during = traffic.until(lambda: swap.after_s is not None or "not published" in worker.log.read_text(), ENOUGH_S)
         cpu = process.cpu_s() - cpu
         after = traffic.until(lambda: False, options.calm)
-    worker.stop()
     record = json.loads((current.resolve().parent / "version.json").read_text(encoding="utf-8"))
     calm = percentile(before + after, 99)
     return {
