@@ -91,6 +91,17 @@ def measure(
     return {"capacity_per_s": capacity, "rungs": rungs, "held_per_s": max(held, default=0.0)}
 
 
+def _theirs(binary: Path) -> dict[str, str]:
+    """Return the versions in infinity-emb's own environment."""
+    code = (
+        "import importlib.metadata, json; names = ['infinity-emb', 'optimum', 'onnxruntime', 'torch', 'transformers'];"
+        "print(json.dumps({name: importlib.metadata.version(name) for name in names}))"
+    )
+    told = subprocess.run([binary.parent / "python", "-c", code], capture_output=True, text=True, check=True).stdout
+    found: dict[str, str] = json.loads(told)
+    return found
+
+
 def main() -> None:
     """Let the two take turns."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -126,7 +137,7 @@ def main() -> None:
     print(ratios)
     content = {
         "limit_ms": options.limit_ms, "ratios": ratios, **found, "host": describe_host(),
-        "versions": versions(["rankdistill", "onnxruntime"]),
+        "versions": versions(["rankdistill", "onnxruntime"]), "versions_of_infinity": _theirs(options.infinity),
     }  # fmt: skip
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
 
