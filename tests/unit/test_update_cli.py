@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from distill.errors import ConfigError
@@ -101,3 +103,15 @@ def test_words_that_are_wrong(arguments, capsys):
         parsed(arguments)
     assert ended.value.code == 2
     assert "usage: distill-update" in capsys.readouterr().err
+
+
+def test_every_option_is_told_in_the_docs():
+    text = (CONF.parent / "docs/updates.md").read_text(encoding="utf-8")
+    found = yaml.safe_load((CONF / "update.yaml").read_text(encoding="utf-8"))
+    options = {name for name in found if name not in ("defaults", "feedback", "follow", "drift", "train", "update")}
+    for group in ("feedback", "follow", "drift"):
+        options |= set(found[group])
+    for path in [*(CONF / "update").glob("*.yaml"), CONF / "update/of/defaults.yaml"]:
+        options |= set(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"defaults"}
+    words = set(re.findall(r"[A-Za-z_]\w*", text))
+    assert sorted(options - words) == []
