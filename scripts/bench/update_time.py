@@ -201,6 +201,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "served_after_s": swap.after_s,
         "update_s": round(sum(record.get("seconds", {}).values()), 1),
         "steps_s": record.get("seconds"),
+        "cpu_s": record.get("cpu_seconds"),  # what the steps would take on an idle core, about
         "version": record["version"],
         "change": record.get("change"),
         "before": told(before),
@@ -221,16 +222,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second, of 20 items each")
     parser.add_argument("--calm", type=float, default=60.0, help="seconds of calls before and after")
     parser.add_argument("--share", type=float, default=0.0, help="reload.share of the service: of requests in a trial")
+    parser.add_argument("--beside", action="store_true", help="do not wait for other work on the machine to pause")
     parser.add_argument("--out", type=Path)
     parser.add_argument("more", nargs="*", help="options of distill-update")
     options = parser.parse_args()
     os.environ.pop("RANKER_TOKENS", None)
-    with tempfile.TemporaryDirectory() as folder, quiet.alone():
+    with tempfile.TemporaryDirectory() as folder, contextlib.nullcontext() if options.beside else quiet.alone():
         found = measure(options, Path(folder))
     print(json.dumps(found, indent=2))
     if options.out:
         host = {"host": describe_host(), "versions": versions(["rankdistill", "torch", "onnxruntime"])}
-        settings = {"rate": options.rate, "texts": TEXTS, "options": options.more}
+        settings = {"beside_other_work": options.beside, "rate": options.rate, "texts": TEXTS, "options": options.more}
         write_atomic(options.out, json.dumps({**host, **settings, **found}, indent=2) + "\n")
 
 
