@@ -148,13 +148,18 @@ class Updated:
         self.options, self.config, self.work = options, config, work
         self.key, self.folder, self.number = first.key, first.folder, 0
         encoder = PairEncoder.load(first.folder, config.student.max_length)
-        self._scores = score(first.folder, first.key, test, config, work)
         pairs = tokenise(test, encoder, str).pairs
         none = np.zeros(len(pairs), dtype=np.float32)
         old = Old(first.folder, first.folder, first.pairs, first.scores, pairs, none, 1, "")
         self._origin = Origin(first.folder, None, cast(Any, None), encoder, None, config, old)
         self._seen = SeenEvents(1)
-        self._state = State(None, self._seen, test=self._scores)
+        self._state = State(None, self._seen, test=score(first.folder, first.key, test, config, work))
+
+    @property
+    def test_scores(self) -> Float32:
+        """Raw logits of the old test set by the student that is served now, float32 [pairs]."""
+        assert self._state.test is not None
+        return self._state.test
 
     def learn(self, lists: Sequence[Shown]) -> dict[str, Any]:
         """Learn from a slice, and return what it cost and what the checks say."""

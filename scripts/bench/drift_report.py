@@ -78,6 +78,16 @@ def compared(systems: Mapping[str, System], window: slice, number: int) -> dict[
     return found
 
 
+def over_frozen(systems: Mapping[str, System], slices: Sequence[slice]) -> dict[str, Any]:
+    """Return each system's paired difference to frozen on every slice, with intervals."""
+    base = systems[FROZEN].values
+    return {
+        name: [_difference(system.values[part], base[part]) for part in slices]
+        for name, system in systems.items()
+        if name != FROZEN
+    }
+
+
 def forgotten(systems: Mapping[str, System], values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return each system's difference to frozen on the old test set at the end, with paired intervals.
 

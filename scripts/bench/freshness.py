@@ -1,6 +1,7 @@
 """How fresh updates keep a student, beside a frozen one and one that is distilled anew: streams of events in order.
 
-python scripts/bench/freshness.py --work WORK --games FOLDER --out freshness.json [--streams movielens swapped games]
+python scripts/bench/freshness.py --work WORK --games FOLDER --out freshness.json \
+    [--streams movielens swapped games] [--systems top_k_layers head ...]
 
 Every slice of a stream is scored before anything is learned from it. FOLDER has Amazon games (corpus.jsonl and
 ratings.tsv); MovieLens-100K comes from the package index. What is finished is kept in WORK, and a stopped laboratory
@@ -16,7 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
 from drift_models import Updated, distil, score
-from drift_report import FROZEN, FULL, System, compared, forgotten, plot
+from drift_report import FROZEN, FULL, System, compared, forgotten, over_frozen, plot
 from drift_stream import Plan, Stream, read_games, read_movielens, stream_of
 from hydra import compose, initialize_config_module
 
@@ -45,12 +46,12 @@ PLANS = {
 }
 SWAPS = {"dev": ("Comedy", "Thriller"), "test": ("Action", "Children's")}
 SWAP_AFTER, DEV_SWAP_AFTER = 1500, 500
-POINTS = {"movielens": [1500, 3500], "swapped": [1500, 3500], "games": [2500]}  # events before each full distillation
+POINTS = {"movielens": [3500], "swapped": [3500], "games": [2500]}  # events before each full distillation
 ALL_UPDATES = ["update.group_size=10"]
 SYSTEMS = {  # ways to be updated, by options of distill-update
+    "top_k_layers": ["update=top_k_layers"],
     "head": ["update=head"],
     "head, new optimizer": ["update=head", "update.optimizer=new"],
-    "top_k_layers": ["update=top_k_layers"],
     "top_k_layers, new optimizer": ["update=top_k_layers", "update.optimizer=new"],
     "lora": ["update=lora"],
     "all": ["update=all", "train.freeze_embeddings=false"],
@@ -106,9 +107,11 @@ class Laboratory:
 
     def frozen(self) -> System:
         """Return what the first student makes of the stream."""
-        values = self._values(self.first.folder, self.first.key, self.stream.lists)
+        parts = [self._values(self.first.folder, self.first.key, self.stream.lists[part]) for part in self.slices]
         self.last[FROZEN] = self._values(self.first.folder, self.first.key, self.stream.test)
-        return System(values, [float(self.last[FROZEN].mean())], [], {"made_of": len(self.stream.old)})
+        cost = {part: round(seconds, 1) for part, seconds in self.first.cost.items()}
+        told = {"made_of": len(self.stream.old), "cpu_s_of_parts": cost}
+        return System(np.concatenate(parts), [float(self.last[FROZEN].mean())], [], told)
 
     def full(self, points: Sequence[int]) -> System:
         """Return what students make of it that are distilled anew on all lists to date, after so many events each."""
@@ -139,11 +142,11 @@ class Laboratory:
         for part in slices:
             lists = self.stream.lists[part]
             values.append(self._values(student.folder, student.key, lists))
-            old.append(float(self._values(student.folder, student.key, self.stream.test).mean()))
+            old.append(float(ndcg(student.test_scores, self.stream.test).mean()))
             if part is not slices[-1]:
                 told.append(student.learn(lists))
                 print(f"{self.name} {name} {part.stop}: {values[-1].mean():.4f} {told[-1]}", flush=True)
-        self.last[name] = self._values(student.folder, student.key, self.stream.test)
+        self.last[name] = ndcg(student.test_scores, self.stream.test)
         return System(
             np.concatenate(values), old, [each["cpu_s"] for each in told],
             {
@@ -169,26 +172,29 @@ def read_stream(name: str, games: Path | None) -> Stream:
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what is found on a stream, with its plot beside the results."""
-    stream = read_stream(name, arguments.games)
-    laboratory = Laboratory(name, stream, config_of(RECIPE), arguments.work)
-    points = POINTS[name]
-    systems = {FROZEN: laboratory.frozen(), FULL: laboratory.full(points)}
-    for system, overrides in SYSTEMS.items():
-        systems[system] = laboratory.updated(system, updating_of(overrides))
-    ends = [*points[1:], len(stream.lists)]
+    whole = read_stream(name, arguments.games)
+    stream = replace(whole, lists=whole.lists[: arguments.until])
+    laboratory = Laboratory(name, stream, config_of([*RECIPE, *arguments.recipe]), arguments.work)
+    points = [point for point in POINTS[name] if point < len(stream.lists)]
+    systems = {FROZEN: laboratory.frozen()} | ({FULL: laboratory.full(points)} if points else {})
+    for system in arguments.systems:
+        systems[system] = laboratory.updated(system, updating_of(SYSTEMS[system]))
+    ends = [*points[1:], len(stream.lists)][: len(points)]
     windows = [slice(begin, end) for begin, end in zip(points, ends, strict=True)]
     marks: dict[str, float] = {f"distilled anew ({point})": point for point in points}
     marks |= {} if stream.change is None else {"change": stream.change}
     plot(systems, laboratory.slices, marks, arguments.out.with_name(f"{arguments.out.stem}_{name}.svg"))
     return {
         "plan": asdict(PLANS["games" if name == "games" else "movielens"]),
-        "old": len(stream.old), "test": len(stream.test), "events": len(stream.lists), "change": stream.change,
+        "recipe": [*RECIPE, *arguments.recipe], "old": len(stream.old), "test": len(stream.test), "events": len(whole.lists), "replayed": len(stream.lists),
+        "change": stream.change,
         "slices": [part.stop for part in laboratory.slices],
         "systems": {system: found.as_dict(laboratory.slices) for system, found in systems.items()},
         "windows": [
             {"from": window.start, "to": window.stop} | compared(systems, window, number)
             for number, window in enumerate(windows)
         ],
+        "over_frozen": over_frozen(systems, laboratory.slices),
         "forgotten": forgotten(systems, laboratory.last),
     }  # fmt: skip
 
@@ -214,6 +220,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--games", type=Path)
     parser.add_argument("--streams", nargs="+", default=["movielens", "swapped", "games"], choices=POINTS)
+    parser.add_argument("--systems", nargs="+", default=[*SYSTEMS], choices=SYSTEMS, metavar="SYSTEM")
+    parser.add_argument("--recipe", nargs="+", default=[], metavar="OPTION=VALUE", help="of distill, over the recipe")
+    parser.add_argument("--until", type=int, metavar="EVENTS", help="replay only so many events of each stream")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tune", nargs="+", metavar="OVERRIDES")
     arguments = parser.parse_args()
@@ -221,7 +230,7 @@ def main() -> None:
     if arguments.tune:
         tune(arguments)
         return
-    about = {"host": describe_host(), "versions": versions(LIBRARIES), "slice": SLICE, "recipe": RECIPE,
+    about = {"host": describe_host(), "versions": versions(LIBRARIES), "slice": SLICE,
              "updates": {name: [*ALL_UPDATES, *words] for name, words in SYSTEMS.items()}}  # fmt: skip
     kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
     streams = kept.get("streams", {})
