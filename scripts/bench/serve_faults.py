@@ -263,10 +263,11 @@ def main() -> None:
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     for name in options.only:
         seconds = options.soak_seconds if name == "soak" else options.seconds
-        results[name] = FAULTS[name](options.bundle, mix, options.rate, seconds)
+        found = FAULTS[name](options.bundle, mix, options.rate, seconds)
+        results[name] = {"rate_per_s": options.rate} | found
         print(name, json.dumps(results[name]), flush=True)
         results |= {
-            "rate_per_s": options.rate, "texts": TEXTS, "host": describe_host(),
+            "texts": TEXTS, "host": describe_host(),
             "versions": versions(["rankdistill", "onnxruntime", "uvicorn"]),
         }  # fmt: skip
         write_atomic(options.out, json.dumps(results, indent=2) + "\n")
