@@ -186,7 +186,8 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     plot(systems, laboratory.slices, marks, arguments.out.with_name(f"{arguments.out.stem}_{name}.svg"))
     return {
         "plan": asdict(PLANS["games" if name == "games" else "movielens"]),
-        "recipe": [*RECIPE, *arguments.recipe], "old": len(stream.old), "test": len(stream.test), "events": len(whole.lists), "replayed": len(stream.lists),
+        "recipe": [*RECIPE, *arguments.recipe],
+        "old": len(stream.old), "test": len(stream.test), "events": len(whole.lists), "replayed": len(stream.lists),
         "change": stream.change,
         "slices": [part.stop for part in laboratory.slices],
         "systems": {system: found.as_dict(laboratory.slices) for system, found in systems.items()},
