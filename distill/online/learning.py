@@ -91,9 +91,7 @@ class Learning:
         self.model.to(self.device.name)
         clock.lap("load")
         self.before = self._score(self.tokens.pairs)
-        self.test_before = state.test
-        if origin.old is not None and self.test_before is None:
-            self.test_before = self._score(origin.old.test)
+        self.test_before = self._test_scores()
         clock.lap("score with the served student")
 
     def label_check(self) -> Check:
@@ -265,6 +263,14 @@ class Learning:
         with Progress("score", len(pairs), "pairs") as bar:
             size = self.config.train.score_batch
             return score_rows(self.model, pairs, np.arange(len(pairs)), batch_size=size, bf16=False, bar=bar)
+
+    def _test_scores(self) -> Float32 | None:
+        """Return the served student's scores of the old test set: kept with it, measured by its run, or made now."""
+        old, scores = self.origin.old, self.state.test
+        if old is not None and scores is None and old.student is not None:
+            keys = [Manifest.read(folder).content["key"] for folder in (self.served.bundle, self.origin.bundle)]
+            scores = old.student if keys[0] == keys[1] else None
+        return self._score(old.test) if old is not None and scores is None else scores
 
     def _first(self) -> float:
         assert self.test_before is not None

@@ -17,6 +17,7 @@ from distill.tokens import PairTokens, TokenColumn, TokenTable
 from export.measure import predictions
 from export.runtime.tokens import PairEncoder
 
+STUDENT = "predictions student onnxruntime fp32"
 ROLES = ("data", "tokens", "scores", "predictions teacher pytorch fp32")
 
 
@@ -33,6 +34,7 @@ class Old:
         reference: the teacher's logits of them, float32 [pairs].
         relevant: least grade that is relevant.
         key: of the data set.
+        student: the run's student's logits of the measured split, float32 [pairs]; None where they are not kept.
     """
 
     data: Path
@@ -43,6 +45,7 @@ class Old:
     reference: Float32
     relevant: int
     key: str
+    student: Float32 | None = None
 
     @classmethod
     def of(cls, run: Path, encoder: PairEncoder, split: str) -> Old:
@@ -64,6 +67,7 @@ class Old:
         for role, folder in [*folders.items(), ("student input", data), ("student tokens", tokens)]:
             if not folder.is_dir():
                 raise StoreError(f"{run}: its stage {role} is not there any more; give the run's command again")
+        kept = run / stages.get(STUDENT, "-")
         records, table = RankingData.open(data), TokenTable.open(tokens)
         scores_.scale(folders["scores"])  # what the loss takes them for
         return cls(
@@ -75,6 +79,7 @@ class Old:
             reference=predictions.read(folders[ROLES[-1]]),
             relevant=int(records.summary["relevant"]),
             key=folders["data"].resolve().name,
+            student=predictions.read(kept) if kept.is_dir() else None,
         )
 
     def sample(self, lists: int, rng: np.random.Generator, most: int | None = None) -> tuple[PairTokens, Float32]:

@@ -80,6 +80,10 @@ def test_an_update_is_published_whole(folder, tiny_run):
     assert current.record["events"]["used"] == 120
     assert current.record["reminded"] == {"from_run": 12, "from_memory": 0}  # all that train has
 
+    table = [row for row in Manifest.read(tiny_run / "bundle").content["quality"] if row["model"] == "student"]
+    told = {f"{row['ndcg@10']:.4f}" for row in table if row["engine"] == "onnxruntime" and row["precision"] == "fp32"}
+    assert current.record["checks"]["forgetting"]["detail"].split("test set ")[1].split(" ")[0] in told
+
     manifest, first = Manifest.read(current.bundle), Manifest.read(tiny_run / "bundle")
     assert manifest.content["update"]["version"] == 1
     assert manifest.content["update"]["parent_key"] == first.content["key"] != manifest.content["key"]
