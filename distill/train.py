@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -222,8 +223,17 @@ def encoder_parameters(model: BertForSequenceClassification) -> int:
     )
 
 
+def forget_precision() -> None:
+    """Let TrainingArguments' own bf16 decide: an earlier training of this process has left its precision behind.
+
+    transformers writes it into this variable, and takes what stands there where bf16 is False.
+    """
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+
+
 def training_arguments(fit: Fit, train: Train, device: Device, batches: int, seed: int, out: Path) -> TrainingArguments:
     """Return the Trainer's arguments; an evaluation and a checkpoint every `1 / fit.evaluations` of the training."""
+    forget_precision()
     ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=not torch.cuda.is_available()).world_size)
     steps = max(1, -(-batches // (train.accumulate * ranks)))
     every = max(1, steps // fit.evaluations)

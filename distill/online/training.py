@@ -21,7 +21,7 @@ from distill.online.trainable import open_up
 from distill.records import Float32, Int64
 from distill.schema import Train, Update
 from distill.tokens import PairTokens
-from distill.train import RankTrainer, set_dropout
+from distill.train import RankTrainer, forget_precision, set_dropout
 from distill.training_progress import ProgressCallback
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW
@@ -162,6 +162,7 @@ def _named(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def _arguments(update: Update, train: Train, device: Device, seed: int, work: Path) -> TrainingArguments:
+    forget_precision()
     return TrainingArguments(
         output_dir=str(work / "trainer"),
         num_train_epochs=1,

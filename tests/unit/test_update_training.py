@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from distill.batches import Collator
 from distill.errors import ConfigError
@@ -147,6 +148,15 @@ def test_kept_moments_make_two_updates_one_training(encoder, pair_encoder, tmp_p
         apart.append(float((value - anew.state_dict()[name]).abs().max()))
         nearest.append(float((value - other.state_dict()[name]).abs().max()))
     assert max(apart) > 100 * max(nearest)  # so that the comparison tells the two apart
+
+
+def test_a_training_in_bf16_before_does_not_decide_the_precision(encoder, pair_encoder, tmp_path):
+    lessons = lessons_of(random_lists(10), pair_encoder)
+    one, two = small_model(str(encoder)), small_model(str(encoder))
+    trained(one, lessons, HeadUpdate(**STEADY), tmp_path)
+    TrainingArguments(output_dir=str(tmp_path / "other"), bf16=True, use_cpu=True)
+    trained(two, lessons, HeadUpdate(**STEADY), tmp_path)
+    assert changed(one, two) == set()
 
 
 def test_moments_of_something_else_are_not_taken(encoder, pair_encoder, tmp_path):
