@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,11 +134,16 @@ def write_bundle(run: Path, out: Path, key: Path | None = None) -> None:
 
 
 def _is_replaceable(folder: Path) -> bool:
-    """Return whether it is a bundle, whole or not, or empty: other things have a manifest.json too."""
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    return not names or {MANIFEST, SUMS, GRAPHS} <= names
+    """Return whether it is a bundle, whole or not, or empty: other things have a manifest.json too.
+
+    A folder that another writer has replaced meanwhile is looked at again: its names were being deleted.
+    """
+    while folder.is_dir():
+        looked_at = folder.stat()
+        names = {path.name for path in folder.iterdir()}
+        if os.path.samestat(looked_at, folder.stat()):
+            return not names or {MANIFEST, SUMS, GRAPHS} <= names
+    return not folder.exists()
 
 
 def sums_of(folder: Path) -> str:

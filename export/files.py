@@ -64,8 +64,8 @@ def _locked_folder(final: Path) -> tuple[Path, int | None]:
     """Make a folder that no other process takes for an abandoned one; no lock where the system has none."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent))
-        work.chmod(0o755)
         try:
+            work.chmod(0o755)
             lock = _lock(work)
         except (BlockingIOError, FileNotFoundError):  # taken for abandoned in the instant before the lock
             continue

@@ -78,7 +78,8 @@ def test_writers_of_one_bundle_leave_a_whole_one_at_every_moment(runs, tmp_path,
         except (BundleError, OSError):
             replaced += 1
     for process in busy:
-        assert process.stdout.readline() == "written\n"  # on a busy machine the first one may still be at it
+        line = process.stdout.readline()  # on a busy machine the first bundle may still be at it
+        assert line == "written\n", process.communicate()[1]
         assert process.poll() is None, process.communicate()[1]
         process.kill()
         process.communicate()
@@ -163,6 +164,40 @@ def test_an_abandoned_folder_is_locked_until_it_is_gone(tmp_path, monkeypatch):
     with files.folder_beside(final):
         assert locked == [left]
         assert not left.exists()
+
+
+def test_a_folder_taken_for_abandoned_as_soon_as_it_is_there_is_made_again(tmp_path, monkeypatch):
+    make, made = files.tempfile.mkdtemp, []
+
+    def robbed(**options):
+        made.append(make(**options))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", robbed)
+    with files.folder_beside(tmp_path / "bundle") as work:
+        assert work.is_dir()
+        assert len(made) == 2
+
+
+def test_a_bundle_replaced_while_its_names_are_read_is_still_one(runs, tmp_path, monkeypatch):
+    """The old one, whose names are being read, is deleted meanwhile by who has replaced it."""
+    out = tmp_path / "bundle"
+    write_bundle(runs[0], out)
+    names, reads = Path.iterdir, []
+
+    def replaced(path):
+        if path != out or reads:
+            return names(path)
+        reads.append(path)
+        write_bundle(runs[1], out)
+        return iter([out / "graphs"])
+
+    monkeypatch.setattr(Path, "iterdir", replaced)
+    write_bundle(runs[0], out)
+    assert reads
+    assert name_of(out) == "small"
 
 
 def test_what_a_killed_writer_left_goes_and_what_a_living_one_makes_stays(tmp_path):
