@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
+LOWEST = 19
 
 
 def step_back(nice: int, autogroup: Path = AUTOGROUP) -> None:
-    """Lower this process's priority by `nice` (19 is the lowest), towards processes of other sessions too.
+    """Lower this process's priority by `nice` (`LOWEST` is the lowest), towards processes of other sessions too.
 
     Linux shares the processor out among sessions first (sched_autogroup, see sched(7)): nice alone counts only against
     processes of the same one, so that a worker in a session of its own would take as much as the service. Where this
@@ -19,6 +20,7 @@ def step_back(nice: int, autogroup: Path = AUTOGROUP) -> None:
         nice: as of nice(2).
         autogroup: the kernel's file for it; kernels without it share nothing out among sessions.
     """
-    os.nice(nice)
+    if os.nice(nice) >= LOWEST and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     if os.getsid(0) == os.getpid() and autogroup.exists():
         autogroup.write_text(str(nice), encoding="ascii")

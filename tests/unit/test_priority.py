@@ -39,6 +39,25 @@ def test_a_kernel_without_autogroups_is_no_fault(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such class")
+@pytest.mark.parametrize("lowest", [True, False])
+def test_the_lowest_priority_leaves_a_core_idle_to_others_and_threads_begun_later_too(lowest):
+    program = """
+import os, sys, threading
+from pathlib import Path
+from distill.online.priority import step_back
+step_back(int(sys.argv[1]), Path("none"))
+found = [os.sched_getscheduler(0)]
+thread = threading.Thread(target=lambda: found.append(os.sched_getscheduler(threading.get_native_id())))
+thread.start()
+thread.join()
+print(*found)
+"""
+    nice = 19 if lowest else max(0, 18 - os.nice(0))
+    found = subprocess.run([sys.executable, "-c", program, str(nice)], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(os.SCHED_IDLE if lowest else os.SCHED_OTHER)] * 2
+
+
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
 def test_the_kernel_takes_it():
     program = PROGRAM.replace("Path(sys.argv[2])", "").replace(
