@@ -105,7 +105,7 @@ class Follow:
     drift: bool = False
     poll_s: float = 5.0
     nice: int = 19
-    threads: int = 1
+    threads: int | None = None
 
 
 @dataclass

@@ -228,7 +228,7 @@ def test_a_signal_ends_the_block_and_nothing_more(number):
 def following(tmp_path, monkeypatch):
     """A worker whose updates are told by the test; returns what it told, in order."""
     append(tmp_path / "log", make_events(30))
-    monkeypatch.setattr(follow_module.os, "nice", lambda _: 0)
+    monkeypatch.setattr(follow_module, "step_back", lambda nice: told.append(("nice", nice)))
     published, steps, told = Published(tmp_path / "published"), [], []
     with published.locked(), published.next() as (number, work):
         (work / "bundle").mkdir()
@@ -236,7 +236,7 @@ def following(tmp_path, monkeypatch):
         first = published.publish(number, work, {"kind": FIRST})
 
     def update(config, origin, published, *, cue, catalogue, threads):
-        assert threads == 1
+        assert threads == 3
         step = steps.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -254,7 +254,8 @@ def following(tmp_path, monkeypatch):
 
     def run(*wanted, **options):
         steps.extend(wanted)
-        follow(config(tmp_path, **{"count": 20} | options), Texts(), published, tell)
+        follow(config(tmp_path, **{"count": 20, "threads": 3, "nice": 7} | options), Texts(), published, tell)
+        assert told.pop(0) == ("nice", 7)
         return told
 
     return run
