@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 
 from distill import pipeline, ranks, schema, tracking
 from distill.errors import ConfigError
+from distill.options import to_dataclasses, unknown_options
 from distill.pruning import Pruned
 from distill.run import record_end
 from distill.sweep import plugins
@@ -43,29 +41,12 @@ def convert(composed: DictConfig) -> schema.Config:
     Raises:
         ConfigError: listing every option that is missing or cannot be.
     """
-    missing = sorted(name for name in OmegaConf.missing_keys(composed) if not name.startswith("hydra"))
-    if missing:
-        raise ConfigError("\n".join(f"{name}: missing; give {name}=..." for name in missing))
-    try:
-        config = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    config = to_dataclasses(composed)
     assert isinstance(config, schema.Config)
     if unknown := [*unknown_options(config, "")]:
         raise ConfigError("\n".join(unknown))
     validate(config)
     return config
-
-
-def unknown_options(node: object, prefix: str) -> Iterator[str]:
-    """Yield a line for each option that `+option=value` added and nothing reads."""
-    known = {each.name for each in fields(node)} if is_dataclass(node) else set()
-    for name, value in vars(node).items():
-        if name not in known:
-            yield f"{prefix}{name}={value}: no such option; there are {', '.join(sorted(known))}"
-        for key, child in value.items() if isinstance(value, dict) else [("", value)]:
-            if is_dataclass(child):
-                yield from unknown_options(child, f"{prefix}{name}.{key + '.' if key else ''}")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://distill.conf", config_name="config")

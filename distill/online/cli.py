@@ -12,12 +12,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from distill import schema
-from distill.cli import unknown_options
 from distill.errors import ConfigError
+from distill.options import to_dataclasses, unknown_options
 from distill.rules import broken_rules, problem
 from distill.schema import LoraUpdate, Updating
 from export.errors import UserError
@@ -36,13 +36,7 @@ def convert(composed: DictConfig) -> Updating:
     Raises:
         ConfigError: listing every option that is missing or cannot be.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError("\n".join(f"{name}: missing; give {name}=..." for name in missing))
-    try:
-        config = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    config = to_dataclasses(composed)
     assert isinstance(config, Updating)
     problems = [*unknown_options(config, ""), *broken_rules(config, ""), *_cross_checks(config)]
     if problems:
