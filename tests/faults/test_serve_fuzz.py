@@ -23,7 +23,7 @@ from tests.serving import serving
 pytestmark = pytest.mark.faults
 
 EXAMPLES = int(os.environ.get("RANKER_FUZZ_EXAMPLES", "60"))
-OPERATIONS = [("POST", path) for path in ("/rerank", "/v1/rerank", "/v2/rerank")]
+OPERATIONS = [("POST", path) for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/embed", "/v1/embeddings")]
 OPERATIONS += [("GET", path) for path in ("/health", "/ready", "/info", "/metrics")]
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
