@@ -6,22 +6,30 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from export.runtime.processor import cpuinfo_field, processor_flags
+from export.runtime.processor import CPUINFO, cpuinfo_field, processor_flags
 from export.runtime.threads import available_cores
 
 
 def describe_host() -> dict[str, Any]:
     """Return processor, usable cores, memory, system and the instruction sets that matter here."""
     return {
-        "processor": cpuinfo_field("model name") or platform.processor() or platform.machine(),
+        "processor": describe_processor(),
         "cores": available_cores(),
         "memory_gb": _memory_gb(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "flags": processor_flags(),
     }
+
+
+def describe_processor(cpuinfo: Path = CPUINFO) -> str:
+    """Return its name, and its generation where the system tells: virtual machines call several of them alike."""
+    name = cpuinfo_field("model name", cpuinfo) or platform.processor() or platform.machine()
+    family, model = cpuinfo_field("cpu family", cpuinfo), cpuinfo_field("model", cpuinfo)
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def has_bf16() -> bool:
