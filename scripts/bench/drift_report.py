@@ -51,7 +51,8 @@ def compared(systems: Mapping[str, System], window: slice, number: int) -> dict[
 
     Returns:
         By system: its mean; what it gains over frozen and lacks of full, with paired intervals; the share of full's
-        gain; CPU time of one of its updates, and of all until the window, over that of the full distillation.
+        gain, None where that is none; CPU time of one of its updates, and of all until the window, over that of the
+        full distillation.
     """
     frozen, full = (systems[name].values[window] for name in (FROZEN, FULL))
     redone = systems[FULL].cost[number]
@@ -68,14 +69,18 @@ def compared(systems: Mapping[str, System], window: slice, number: int) -> dict[
         found[name] = _rounded(own.mean(), mean_interval(own, **HOW)) | {
             "gain": _difference(own, frozen),
             "above_full": _difference(own, full),
-            "recovered": _rounded(
-                (own - frozen).mean() / (full - frozen).mean(), ratio_interval(own - frozen, full - frozen, **HOW)
-            ),
+            "recovered": _recovered(own - frozen, full - frozen),
             "of_full": _rounded(own.mean() / full.mean(), ratio_interval(own, full, **HOW)),
             "cpu_share_of_an_update": round(float(np.mean(system.cost)) / redone, 4),
             "cpu_share_of_all_until_here": round(sum(before) / redone, 4),
         }
     return found
+
+
+def _recovered(gain: np.ndarray, full_gain: np.ndarray) -> dict[str, Any] | None:
+    if mean_interval(full_gain, **HOW)[0] <= 0:
+        return None  # a share of nothing
+    return _rounded(gain.mean() / full_gain.mean(), ratio_interval(gain, full_gain, **HOW))
 
 
 def over_frozen(systems: Mapping[str, System], slices: Sequence[slice]) -> dict[str, Any]:
