@@ -138,7 +138,7 @@ def plot(systems: Mapping[str, System], slices: Sequence[slice], marks: Mapping[
     upper.set_ylabel("nDCG@10 above frozen")
     lower.set_ylabel("nDCG@10")
     lower.set_xlabel("events of the stream, each slice scored before it is learned from")
-    upper.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside upper center", fontsize=7, ncols=5)  # inside, it hides marks and lines
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
