@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from export import quiet
 from export.errors import UserError
 from export.measure.systems import System
 from export.progress import Progress
+from export.runtime.threads import available_cores
 
 FILE = "latency.json"
 NOTE = (
@@ -77,7 +79,7 @@ def write(
         out: folder for latency.json.
 
     Raises:
-        UserError: if a measuring process fails; the message ends with what it said.
+        UserError: if a measuring process fails; the message ends with what one that measures memory said last.
     """
     spec = {
         "systems": [system.as_json() for system in systems],
@@ -91,7 +93,8 @@ def write(
         path.write_text(json.dumps(spec), encoding="utf-8")
         with quiet.alone():
             samples = _run(path, Path(folder) / "samples.json")
-        peaks = [_run(path, Path(folder) / "peak.json", index)["peak_rss_mb"] for index in range(len(systems))]
+        with ThreadPoolExecutor(available_cores()) as pool:  # who runs beside a process does not change what it holds
+            peaks = list(pool.map(lambda index: _peak(path, Path(folder), index), range(len(systems))))
     result = {
         "systems": [system.name for system in systems],
         "pairs": [len(items) for _, items in lists[systems[0].model]],
@@ -124,14 +127,18 @@ def threads(folder: Path) -> int:
     return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["threads"])
 
 
+def _peak(spec: Path, folder: Path, index: int) -> float:
+    return float(_run(spec, folder / f"peak-{index}.json", index)["peak_rss_mb"])
+
+
 def _run(spec: Path, out: Path, index: int | None = None) -> dict[str, Any]:
     command = [sys.executable, "-m", "export.measure.latency", str(spec), str(out)]
     command += [] if index is None else [str(index)]
-    done = subprocess.run(
-        command, env=os.environ | QUIET, stderr=None if index is None else subprocess.PIPE, check=False
-    )
+    shown = None if index is None else subprocess.PIPE  # timing shows its progress as it goes
+    done = subprocess.run(command, env=os.environ | QUIET, stderr=shown, text=True, check=False)
     if done.returncode:
-        raise UserError(f"the process that measures latency ended with code {done.returncode}")
+        said = (done.stderr or "").strip().splitlines()[-1:]
+        raise UserError(": ".join([f"the process that measures latency ended with code {done.returncode}", *said]))
     return dict(json.loads(out.read_text(encoding="utf-8")))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.bundle import LEFT_OUT
+from export.bundle_manifest import LEFT_OUT
 from export.measure import evaluation
 from export.runtime.manifest import Manifest
 from tests.integration.commands import table

@@ -1,0 +1,17 @@
+"""Latency and memory are measured in processes of their own; one that fails says why."""
+
+import json
+
+import pytest
+
+from export.errors import UserError
+from export.measure import latency
+from export.measure.systems import System
+
+
+def test_a_process_that_cannot_load_its_model_says_why(tmp_path):
+    gone = System("teacher", "onnxruntime", "fp32", tmp_path, tmp_path / "gone.onnx", 8, 1)
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"systems": [gone.as_json()], "lists": [[]], "threads": 1}))
+    with pytest.raises(UserError, match="ended with code 1: .*tokenizer"):
+        latency._peak(spec, tmp_path, 0)
