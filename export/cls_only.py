@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from export.errors import ModelError
-from export.packing import Packing
+from export.packing import Packing, as_computed
 
 ORDINARY = "BertForSequenceClassification"  # the architecture a checkpoint states, whichever class wrote it
 
@@ -52,7 +52,8 @@ class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
         bert, packing = self.bert, Packing.of(attention_mask)
         words, types = (each.reshape(-1)[packing.cells] for each in (input_ids, token_type_ids))
         positions = packing.positions[None]
-        hidden = bert.embeddings(input_ids=words[None], token_type_ids=types[None], position_ids=positions)[0]
+        embedded = bert.embeddings(input_ids=words[None], token_type_ids=types[None], position_ids=positions)[0]
+        hidden = as_computed(embedded)  # on a CPU sums and norms keep the type: a step in bf16 is 9% faster
         for layer in bert.encoder.layer[:-1]:
             context = packing.attend(layer.attention.self, hidden)
             hidden = layer.feed_forward_chunk(layer.attention.output(context, hidden))

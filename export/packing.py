@@ -91,7 +91,7 @@ class Packing:
 
     def attend(self, attention: BertSelfAttention, hidden: Tensor) -> Tensor:
         """Let every token attend to its pair, packed, float [tokens, width]."""
-        hidden, heads = _as_computed(hidden), attention.num_attention_heads
+        hidden, heads = as_computed(hidden), attention.num_attention_heads
         query, key, value = attention.query(hidden), attention.key(hidden), attention.value(hidden)
         contexts = []
         for chunk in self.chunks:
@@ -101,7 +101,7 @@ class Packing:
 
     def attend_first(self, attention: BertSelfAttention, first: Tensor, hidden: Tensor) -> Tensor:
         """Let the first token of each pair alone attend to its pair, packed, float [pairs, width]."""
-        hidden, heads = _as_computed(hidden), attention.num_attention_heads
+        hidden, heads = as_computed(hidden), attention.num_attention_heads
         query, key, value = attention.query(first), attention.key(hidden), attention.value(hidden)
         query = query.view(len(first), 1, heads, -1).transpose(1, 2)
         contexts = []
@@ -113,8 +113,8 @@ class Packing:
         return torch.cat(contexts)
 
 
-def _as_computed(hidden: Tensor) -> Tensor:
-    """Cast for autocast once: it would do so for each of three projections, and keeps casts of weights alone."""
+def as_computed(hidden: Tensor) -> Tensor:
+    """Return it in the type that autocast multiplies in; autocast would cast it anew for each projection."""
     kind = hidden.device.type
     return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
 

@@ -99,6 +99,18 @@ def test_autocast_changes_no_more_than_rounding():
     assert (found - exact).abs().max() < 2 * (wanted - exact).abs().max() + 0.02
 
 
+def test_gradients_in_bf16_point_where_those_of_fp32_do():
+    _, short = pair_of_models("eager")
+    inputs, side = padded([24, 5, 17, 9], 0), torch.tensor([1.0, -2.0, 3.0, -4.0])[:, None]
+    exact = torch.autograd.grad((short(**inputs).logits * side).mean(), [*short.parameters()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = short(**inputs).logits.float()
+    rounded = torch.autograd.grad((logits * side).mean(), [*short.parameters()])
+    flat = [torch.cat([each.flatten() for each in part]) for part in (exact, rounded)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.999
+    assert all(each.dtype == torch.float32 for each in rounded)
+
+
 def test_relative_positions_are_refused():
     with pytest.raises(ModelError, match="position_embedding_type=relative_key"):
         ClsOnlyBert(BertConfig(num_labels=1, position_embedding_type="relative_key"))
