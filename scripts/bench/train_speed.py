@@ -13,7 +13,7 @@ same loss, the mean squared difference of the logits, and the same max_length:
 
 Both schedules end with the training, so each is told beforehand how many pairs it has time for: a trial measures that.
 Then three trainings take turns in slices, so that all meet the same machine: either for `--minutes`, and rankdistill
-for a quarter of it. Each is a process that waits while others work; the time of a training is the sum of its slices,
+for a quarter of it. Each is a process that sleeps while others work; the time of a training is the sum of its slices,
 without loading, with everything that happens between the first step and the last (checkpoints, and rankdistill's one
 evaluation). Tokenising, which rankdistill does beforehand and once, is told apart. The teacher is that of `--run RUN`,
 or the encoder tuned on the labels at the beginning.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch is loaded: threads of who waits must not spin
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse

@@ -13,5 +13,5 @@ def test_a_process_that_cannot_load_its_model_says_why(tmp_path):
     gone = System("teacher", "onnxruntime", "fp32", tmp_path, tmp_path / "gone.onnx", 8, 1)
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"systems": [gone.as_json()], "lists": [[]], "threads": 1}))
-    with pytest.raises(UserError, match="ended with code 1: .*tokenizer"):
+    with pytest.raises(UserError, match=r"ended with code 1: .*tokenizer"):
         latency._peak(spec, tmp_path, 0)
