@@ -27,7 +27,7 @@ import numpy as np
 from kept_runs import MAIN, Record, compare, judge, values
 
 from export.files import write_atomic
-from export.host import describe_host, versions
+from export.host import versions
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -161,6 +161,7 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
         "students": {s: {p: judge(records, p) for p in ("fp32", "int8")} for s, records in runs.items()},
         "labels_alone": float(np.nanmean(alone)),
         "distilled_above_labels": compare(int8, alone),
+        "host": reference[0]["host"],
     }
 
 
@@ -195,7 +196,6 @@ def main() -> None:
     content = {
         "sets": before["sets"] | {name: result for name, result in new.items() if result is not None},
         "runs": before["runs"] | {job.name: command(job, None, options.extra) for job in found},
-        "host": describe_host(),
         "versions": versions(["rankdistill", "torch", "transformers", "onnxruntime"]),
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")

@@ -27,7 +27,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -189,7 +188,7 @@ def main() -> None:
     if options.out:
         names = ("rankdistill", "sentence-transformers", "transformers", "torch", "accelerate")
         content = {
-            "command": sys.argv[1:], "data": options.data.name, "max_length": options.max_length, "slice_s": SLICE,
+            "data": options.data.name, "minutes": options.minutes, "max_length": options.max_length, "slice_s": SLICE,
             "settings": {OURS: GROUPS | RATES | {"train": asdict_train()}}, "host": describe_host(),
             "versions": versions(names), **told, "results": results,
         }  # fmt: skip
