@@ -7,9 +7,9 @@ from pathlib import Path
 
 from distill import inputs as inputs_
 from distill import models
-from distill.records import RankingData
+from distill.records import RankingData, RankingLayout
 from distill.schema import Config, Draw
-from distill.stages import Built, Stage, Store
+from distill.stages import Built, Stage, Store, hash_files
 from export.runtime.tokens import PairEncoder
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
@@ -18,10 +18,13 @@ EMBEDDED_TOKENS = 256  # of a text; what all-MiniLM-L6-v2 reads
 
 
 def embeddings(store: Store, data: Built, source: Path) -> Built:
-    """Return the data set's texts embedded by the teacher's encoder before it was tuned."""
-    libraries = ("torch", "transformers")
-    options, files = {"max_length": EMBEDDED_TOKENS}, models.fingerprint(source)
-    stage = Stage("embeddings", VERSIONS["embeddings"], options, {"data": data.key}, files, libraries)
+    """Return the data set's texts embedded by the teacher's encoder before it was tuned.
+
+    They depend on the texts, not on what was judged: another split of the same texts reuses them.
+    """
+    libraries, layout = ("torch", "transformers"), RankingLayout(data.folder)
+    files = models.fingerprint(source) | hash_files([layout.folder / layout.queries, layout.folder / layout.items])
+    stage = Stage("embeddings", VERSIONS["embeddings"], {"max_length": EMBEDDED_TOKENS}, {}, files, libraries)
 
     def build(out: Path) -> None:
         from distill import embedding

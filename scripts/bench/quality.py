@@ -89,11 +89,12 @@ def jobs(sets: dict[str, Path | None], students: list[str]) -> list[Job]:
     return found
 
 
-def command(job: Job, folder: Path | None, extra: list[str]) -> list[str]:
+def command(job: Job, folder: Path | None, options: argparse.Namespace) -> list[str]:
     """Return the arguments of `distill` for a run."""
+    extra: list[str] = options.extra
     arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={job.student}", "bundle=false"]
     if job.student in STUDENTS:
-        arguments.append(f"student.fit.max_pairs={STUDENTS[job.student]}")
+        arguments.append(f"student.fit.max_pairs={round(STUDENTS[job.student] * options.pairs)}")
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]
@@ -116,7 +117,7 @@ def finished(work: Path, job: Job, arguments: list[str]) -> Path | None:
 
 def kept(options: argparse.Namespace, job: Job) -> Record | None:
     """Return what is kept of a job's run; None if it has not been run, or otherwise than asked for now."""
-    arguments = command(job, None, options.extra)
+    arguments = command(job, None, options)
     found = kept_runs.read(options.keep / f"{job.name}.json.gz", arguments)
     run = finished(options.work, job, arguments)
     if found is None and run is not None:
@@ -133,7 +134,7 @@ def make(options: argparse.Namespace, job: Job, folder: Path | None) -> Record:
     log = options.work / "logs" / f"{job.name}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
-        arguments = [sys.executable, "-m", "distill", *command(job, folder, options.extra)]
+        arguments = [sys.executable, "-m", "distill", *command(job, folder, options)]
         code = subprocess.run(arguments, cwd=options.work, stdout=file, stderr=file, check=False).returncode
     found = kept(options, job)
     if code or found is None:
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", required=True, help="NAME or NAME=FOLDER")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
+    parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
@@ -195,7 +197,7 @@ def main() -> None:
     new = {name: summarise(found, name, options.students) for name in sets}
     content = {
         "sets": before["sets"] | {name: result for name, result in new.items() if result is not None},
-        "runs": before["runs"] | {job.name: command(job, None, options.extra) for job in found},
+        "runs": before["runs"] | {job.name: command(job, None, options) for job in found},
         "versions": versions(["rankdistill", "torch", "transformers", "onnxruntime"]),
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
