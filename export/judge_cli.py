@@ -1,0 +1,167 @@
+"""`ranker bench`, `gate` and `compare`, which judge a bundle or runs: their options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from export.errors import UserError
+
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")]
+VariantName = Annotated[
+    str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
+]
+
+
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help='JSON Lines of {"query": ..., "items": [...]}; without it, its golden texts.'),
+    ] = None,
+    items: Annotated[int, typer.Option("--items", min=1, help="Items of a request made of golden texts.")] = 50,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Graph to time; several times for several.")
+    ] = None,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Time to spend, at least.")] = 10.0,
+    least: Annotated[int, typer.Option("--least", min=1, help="Requests of each graph, at least.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with host and versions.")] = False,
+) -> None:
+    """Time a bundle's graphs on this machine, interleaved, tokenisation included."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from export import bench as bench_
+    from export.host import describe_host, versions
+    from export.runtime.manifest import FP32, Manifest
+
+    manifest = Manifest.read(bundle)
+    asked = bench_.read_requests(requests) if requests else bench_.golden_requests(bundle, items)
+    names = variant or list(dict.fromkeys([manifest.variant().name, FP32]))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("time", total=1.0)
+        rows = bench_.bench(
+            bundle, asked, variants=names, threads=threads, seconds=seconds, least=least,
+            progress=lambda share: bar.update(task, completed=share),
+        )  # fmt: skip
+    host = describe_host()
+    if as_json:
+        told = {"host": host, "versions": versions(("rankdistill", "onnxruntime", "tokenizers", "numpy"))}
+        typer.echo(json.dumps(told | {"variants": [row.as_dict() for row in rows]}, indent=2))
+        return
+    _print_phases([row.as_dict() for row in rows])
+    typer.echo(
+        f"{rows[0].requests} requests ({rows[0].pairs} pairs) of each graph; threads: {rows[0].threads}; "
+        f"{host['processor']}"
+    )
+
+
+def gate(
+    subject: Annotated[
+        Path, typer.Argument(metavar="BUNDLE_OR_RUN", help="A bundle, or the folder of a run.", show_default=False)
+    ],
+    budget: Annotated[Path, typer.Option("--budget", help="YAML file with the bounds.", show_default=False)],
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Bundle that ratios are against.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Run whose teacher is compared with; else the bundle's own run.")
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help='JSON Lines of {"query": ..., "items": [...]}; without it, its golden texts.'),
+    ] = None,
+    items: Annotated[int, typer.Option("--items", min=1, help="Items of a request made of golden texts.")] = 20,
+    variant: VariantName = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdict as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Append the verdict as Markdown.")] = None,
+) -> None:
+    """Hold a bundle to a budget; latency is measured here and now.
+
+    Ends with 0 pass, 1 fail, 3 inconclusive, 2 unusable input.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from export import gating
+    from export.measure import verdict as verdict_
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("measure", total=1.0)
+        verdict, about = gating.gate(
+            subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
+            progress=lambda what, share: bar.update(task, description=what, completed=share),
+        )  # fmt: skip
+    title = about["bundle"]
+    for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
+        if path is not None:
+            _write(path, text)
+    if markdown is not None:
+        _append(markdown, verdict_.as_markdown(verdict, title))
+    for line in verdict.lines:
+        typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
+    typer.echo(verdict.verdict)
+    raise typer.Exit(verdict.exit_code)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="Folders of runs; a sweep's folder stands for its jobs.", show_default=False
+        ),
+    ],
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a table, a row a run.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the fronts and differences.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Run that differences are with; else the first with a result.")
+    ] = None,
+) -> None:
+    """Compare runs: quality, cost, fronts, and which differences are more than chance.
+
+    Ends with 0, or with 2 for unusable input.
+    """
+    from rich.console import Console
+
+    from export import comparing
+
+    comparison = comparing.compare(runs, reference)
+    comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
+    comparing.show(comparison, Console())
+
+
+def _write(path: Path, text: str) -> None:
+    from export.files import write_atomic
+
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _print_phases(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    columns = ("load_ms", "first_ms", "p50_ms", "p95_ms", "p99_ms", "cpu_ms", "pairs_per_s")
+    table.add_column("variant")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(row["variant"], *(f"{row[column]:.{0 if column == 'pairs_per_s' else 1}f}" for column in columns))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
