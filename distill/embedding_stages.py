@@ -17,8 +17,10 @@ from distill.records import RankingData, TextTable
 from distill.schema import Config, DistilledEmbed, Int8, PcaEmbed, Weight8
 from distill.stages import Built, Stage, Store
 from export.measure.retrieval import RETRIEVAL
+from export.runtime.processor import abilities
 from export.runtime.scorer import Float32
 from export.runtime.threads import available_cores
+from export.variants import served_int8
 
 if TYPE_CHECKING:
     from distill.embed_training import Course
@@ -168,6 +170,7 @@ def retrieval(store: Store, config: Config, data: Built, embedded: Built, made: 
     """Return what the vectors keep in every form, on the measured split."""
     measure = config.measure
     options = {"split": measure.split, "confidence": measure.confidence, "resamples": measure.resamples}
+    options |= {"int8": served_int8(abilities())}
     inputs = {"data": data.key, "embeddings": embedded.key, "graphs": drawn.key}
     stage = Stage(
         "retrieval", VERSIONS["retrieval"], options | {"seed": config.seed}, inputs, libraries=measuring.RUNTIME,
@@ -201,8 +204,6 @@ def _forms(records: RankingData, asked: Any, made: Built, drawn: Built) -> list[
     from export.graph import FP32, WEIGHT8
     from export.measure.retrieval import Kept
     from export.runtime.embedder import Embedder
-    from export.runtime.processor import abilities
-    from export.variants import served_int8
 
     about, found = read_about(made.folder), []
     files = {"fp32": FP32, "int8": served_int8(abilities()), "weight8": WEIGHT8}

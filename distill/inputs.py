@@ -80,6 +80,20 @@ def idf(texts: Iterator[list[str]]) -> Weights:
     return {term: math.log((number + 1) / (df + 1)) for term, df in counts.items()}, math.log(number + 1)
 
 
+def check(data: RankingData, asked: Input) -> None:
+    """Check that the items have what is asked for.
+
+    Raises:
+        ConfigError: if titles are asked for and no item has anything beside.
+    """
+    if asked.fields == "title" and all(
+        map(operator.eq, field_texts(data.items, "all"), field_texts(data.items, "title"))
+    ):
+        raise ConfigError(
+            f"student.input.fields=title: allowed is all with {data.summary['name']}, whose items have one field each"
+        )
+
+
 def write(folder: Path, asked: Input, weights: Weights, out: Path) -> None:
     """Write a data folder with items as a student reads them, and its shortener where `asked.words` is a number.
 
@@ -93,15 +107,10 @@ def write(folder: Path, asked: Input, weights: Weights, out: Path) -> None:
         out: folder to write to.
 
     Raises:
-        ConfigError: if titles are asked for and no item has anything beside.
+        ConfigError: as `check`.
     """
     data, layout, made = RankingData.open(folder), RankingLayout(folder), RankingLayout(out)
-    if asked.fields == "title" and all(
-        map(operator.eq, field_texts(data.items, "all"), field_texts(data.items, "title"))
-    ):
-        raise ConfigError(
-            f"student.input.fields=title: allowed is all with {data.summary['name']}, whose items have one field each"
-        )
+    check(data, asked)
     shortener = None if asked.words is None else Shortener(asked.words, *weights)
     if shortener is not None:
         shortener.save(out / SHORTENER)

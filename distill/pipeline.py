@@ -33,10 +33,15 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     embedding_stages.locate(config, source)
     data = run_.keep("data", making.data(store, config))
     tokens = run_.keep("tokens", making.tokens(store, config, data, source))
+    pairs = _unlabelled(run_, store, config, data, tokens, source)
+    making.check_data(config, data, tokens, pairs, source)
     warm = _warm(run_, store, config, data, tokens, source)
     teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
     scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
-    drawn = _drawn(run_, store, config, data, tokens, teacher, source)
+    drawn = None
+    if pairs is not None:
+        of_drawn = making.drawn_scores(store, config, data, tokens, teacher, pairs)
+        drawn = pairs, run_.keep("their scores", of_drawn)
     read = _student_read(run_, store, config, Read(data, tokens), teacher, source)
     student = run_.keep("student", making.student(store, config, read.data, read.tokens, teacher, scores, drawn))
     ranks.part()
@@ -76,17 +81,13 @@ def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, so
     return run.keep("warm-up", making.warm(store, config, data, tokens, embedded, pairs, source))
 
 
-def _drawn(
-    run: Run, store: Store, config: Config, data: Built, tokens: Built, teacher: Built, source: Path
-) -> tuple[Built, Built] | None:
-    """Return unlabelled pairs and the teacher's scores of them, None if there are to be none."""
+def _unlabelled(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:
+    """Return pairs for the teacher to score, None if there are to be none."""
     counts = config.augment
     if not isinstance(counts, DrawnAugment):
         return None
     embedded = run.keep("embeddings", gathering.embeddings(store, data, source)) if counts.embedding else None
-    pairs = gathering.augment(store, config, counts, data, tokens, embedded, source)
-    run.keep("unlabelled pairs", pairs)
-    return pairs, run.keep("their scores", making.drawn_scores(store, config, data, tokens, teacher, pairs))
+    return run.keep("unlabelled pairs", gathering.augment(store, config, counts, data, tokens, embedded, source))
 
 
 def _student_read(run: Run, store: Store, config: Config, whole: Read, teacher: Built, source: Path) -> Read:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from distill.records import RankingData, Split
 from distill.schema import Config, FusedInt8, Int8, NoQuantize, Quantize, SearchedInt8, Weight8
+from export.runtime.processor import abilities
 from export.runtime.threads import available_cores
 from export.runtime.tokens import PairEncoder
+from export.variants import served_int8
 
 if TYPE_CHECKING:
     from export import int8
@@ -44,7 +46,8 @@ def options(config: Config, role: str) -> dict[str, Any]:
     """Return what 8-bit graphs depend on, but for the data."""
     quantize = asked(config, role)
     drawn = {"max_length": _max_length(config, role), "seed": config.seed} if reads_pairs(quantize) else {}
-    return {"quantize": asdict(quantize)} | drawn
+    judged = {"served": served_int8(abilities())} if isinstance(quantize, SearchedInt8) else {}
+    return {"quantize": asdict(quantize)} | drawn | judged
 
 
 def quantization(config: Config, role: str, data: Path, checkpoint: Path) -> Quantization | None:
@@ -74,7 +77,8 @@ def quantization(config: Config, role: str, data: Path, checkpoint: Path) -> Qua
     from export.searched import SearchedInt8 as Searched
 
     limits = Limits(quantize.max_drop, quantize.min_overlap)
-    return Searched(plain, limits, _dev_lists(quantize.queries, config.seed, data, encoder))
+    lists = _dev_lists(quantize.queries, config.seed, data, encoder)
+    return Searched(plain, limits, lists, served_int8(abilities()))
 
 
 def _int8(quantize: Int8, seed: int, data: Path, encoder: PairEncoder) -> int8.Int8:

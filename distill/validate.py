@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.cascading import BM25, EMBEDDING, locate_first
 from distill.errors import ConfigError
+from distill.pruning import Rivals
 from distill.rules import TRACKERS, broken_rules, problem
 from distill.schema import (
     Config,
@@ -52,6 +53,7 @@ def validate(config: Config) -> None:
         *_input_checks(config),
         *_draw_checks(config),
         *_state_checks(config),
+        *_rivals_checks(config),
         *_exclude_checks(config),
         *_cascade_checks(config),
         *_embed_checks(config),
@@ -116,15 +118,24 @@ def _draw_checks(config: Config) -> Iterator[str]:
         yield from _empty_draw("augment", augment)
         if augment.embedding and not encoder:
             yield problem("augment.embedding", augment.embedding, "0 with a teacher that has no plain encoder")
-        unlabelled = [
-            name for name, term in config.loss.terms.items() if term.weight > 0 and not isinstance(term, Labels)
-        ]
-        if not unlabelled and not augment.hard_negatives:
-            yield problem("augment.hard_negatives", 0, "a number >= 1 where the loss is labels alone, or augment=none")
+        yield from _negative_checks(config, augment)
     if isinstance(warm, SimilarityWarm):
         yield from _empty_draw("warm.pairs", warm.pairs)
         if not encoder:
             yield problem("warm", warm.kind, "none with a teacher that is used as it is")
+
+
+def _negative_checks(config: Config, augment: DrawnAugment) -> Iterator[str]:
+    """Tell of hard negatives that no loss would read, and of drawn pairs that no loss would."""
+    weighed = [term for term in config.loss.terms.values() if term.weight > 0]
+    labels = [term for term in weighed if isinstance(term, Labels)]
+    asked, margin = augment.hard_negatives, DrawnAugment().margin
+    if len(labels) == len(weighed) and not asked:
+        yield problem("augment.hard_negatives", 0, "a number >= 1 where the loss is labels alone, or augment=none")
+    if asked and not labels:
+        yield problem("augment.hard_negatives", asked, "0 without labels in the loss, which alone reads their grades")
+    if augment.margin != margin and not asked:
+        yield problem("augment.margin", augment.margin, f"{margin:g} with augment.hard_negatives=0")
 
 
 def _state_checks(config: Config) -> Iterator[str]:
@@ -144,6 +155,14 @@ def _state_checks(config: Config) -> Iterator[str]:
 def _empty_draw(option: str, draw: Draw) -> Iterator[str]:
     if not draw.bm25 + draw.embedding + draw.random:
         yield f"{option}: bm25, embedding and random are all 0; at least one must draw"
+
+
+def _rivals_checks(config: Config) -> Iterator[str]:
+    if config.rivals:
+        try:
+            Rivals.read(Path(config.rivals))
+        except ConfigError as error:
+            yield str(error)
 
 
 def _exclude_checks(config: Config) -> Iterator[str]:

@@ -65,18 +65,9 @@ def choose(options: Vocabulary, tokenizer: Path, pairs: PairTokens, dev: PairTok
     Raises:
         ConfigError: as `always_kept`, or if more of the training's tokens than `max_unknown` would become [UNK].
     """
-    assert options.min_count is not None
-    unknown, always = always_kept(options, tokenizer)
-    room = pairs.encoder.max_length - SPECIAL
-    queries = count_tokens(pairs.table.queries, pairs.split.query, room, size)
-    items = count_tokens(pairs.table.items, None, room, size)
-    held_out = count_tokens(dev.table.queries, dev.split.query, room, size)
-    counts = queries + items
-    kept = counts >= options.min_count
-    kept[always] = True
-    if _lost(counts, kept) > options.max_unknown:
-        raise ConfigError(_too_many_unknown(options, counts, kept, always))
+    unknown, always, queries, items, kept = _counted(options, tokenizer, pairs, size)
     ids = np.flatnonzero(kept)
+    held_out = count_tokens(dev.table.queries, dev.split.query, pairs.encoder.max_length - SPECIAL, size)
     lost = {"training queries": queries, "items": items, "dev queries": held_out}
     summary: dict[str, Any] = {
         "kept": len(ids),
@@ -90,6 +81,32 @@ def choose(options: Vocabulary, tokenizer: Path, pairs: PairTokens, dev: PairTok
     shares = ", ".join(f"{share:.4%} of {name}" for name, share in summary["unknown"].items())
     log.info("vocabulary: %d of %d tokens kept; [UNK] becomes %s", len(ids), size, shares)
     return Kept(ids, unknown, summary)
+
+
+def check(options: Vocabulary, tokenizer: Path, pairs: PairTokens, size: int) -> None:
+    """Refuse what `choose` would refuse.
+
+    Raises:
+        ConfigError: as `choose`.
+    """
+    _counted(options, tokenizer, pairs, size)
+
+
+def _counted(
+    options: Vocabulary, tokenizer: Path, pairs: PairTokens, size: int
+) -> tuple[int, Int64, Int64, Int64, Mask]:
+    """Return the id of [UNK], the tokens always kept, those of queries and of items counted, and which are kept."""
+    assert options.min_count is not None
+    unknown, always = always_kept(options, tokenizer)
+    room = pairs.encoder.max_length - SPECIAL
+    queries = count_tokens(pairs.table.queries, pairs.split.query, room, size)
+    items = count_tokens(pairs.table.items, None, room, size)
+    counts = queries + items
+    kept = counts >= options.min_count
+    kept[always] = True
+    if _lost(counts, kept) > options.max_unknown:
+        raise ConfigError(_too_many_unknown(options, counts, kept, always))
+    return unknown, always, queries, items, kept
 
 
 def always_kept(options: Vocabulary, tokenizer: Path) -> tuple[int, Int64]:

@@ -19,12 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from export.errors import ModelError
+from export.graph import ACTIVATIONS
 from export.runtime.scorer import INPUTS, OUTPUT
 
 WEIGHTS = "model.safetensors"
 IR_VERSION = 8  # of opset 18's time; readers refuse a newer one than they know
 MASKED = float(np.finfo(np.float32).min)
-ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 LEAST_OPSET = 17  # has LayerNormalization
 MAP_BYTES = 4  # of a token's entry in the map from ids to rows, int32
 

@@ -15,6 +15,7 @@ WEIGHT8 = "weight8.onnx"  # served where only weights take 8 bits
 GRAPHS_FILE = "graphs.json"  # what each of them holds
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 
+ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")  # hidden_act of checkpoints that graphs are built of
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
 FUSED_ACTIVATION = ("Gelu", "BiasGelu", "FastGelu", "QuickGelu")
 INTEGER_MATMUL = ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention")

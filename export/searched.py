@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from export.errors import GraphError
-from export.graph import FP32, FULL_INT8, Graphs
+from export.graph import FP32, FULL_INT8, INT8_AVX2, Graphs
 from export.int8 import Int8, quantizable
 from export.measure.quality import agreement, ranking_metrics
 from export.node_groups import group_of
@@ -23,6 +23,7 @@ from export.quantize import quantize_graph
 from export.quantize_search import Choice, Closeness, Kept, Limits, search
 from export.runtime.scorer import Float32, PairScorer
 from export.runtime.tokens import Int32, PairEncoder
+from export.saturation import reduce_saturating
 from export.smoothing import Feed, Remedy, activations_of, products_of, smooth
 from export.tables import large_tables
 
@@ -75,11 +76,13 @@ class SearchedInt8:
         int8: everything else about the graphs.
         limits: what the served graph is held to.
         lists: dev lists that it is held to them on.
+        served: which int8 graph this processor is served with, `export.variants.served_int8`: the one that is judged.
     """
 
     int8: Int8
     limits: Limits
     lists: DevLists
+    served: str
 
     def write(self, graphs: Graphs) -> list[dict[str, Any]]:
         """Write the int8 graphs beside the fp32 ones; see `export.onnx.Quantization`.
@@ -119,7 +122,6 @@ class SearchedInt8:
     ) -> Choice:
         reference, _ = self.lists.score(out / FP32)
         everything = quantizable(model)
-        options = {"per_channel": self.int8.per_channel, "reduce_range": self.int8.reduce_range}
         work = tempfile.TemporaryDirectory(dir=out)
         with work as folder, Progress("quantization search", len(groups) + 1, "graphs") as bar:
 
@@ -127,15 +129,23 @@ class SearchedInt8:
                 nodes = [*reasons, *(node for group in kept for node in groups[group])]
                 if len(nodes) == len(everything):  # nothing is left to quantize
                     return self.lists.compare(reference, reference, 0.0)
-                graph = Path(folder) / "trial.onnx"
-                quantize_graph(smooth(model, remedies, nodes), graph, **options, keep=nodes)
-                scores, cpu_ms = self.lists.score(graph)
+                scores, cpu_ms = self.lists.score(self._trial(smooth(model, remedies, nodes), nodes, Path(folder)))
                 if len(kept) > 1:  # how many of these there are is not known before
                     bar.skip(-1)
                 bar.update(1, note=f"{len(kept)} groups in fp32")
                 return self.lists.compare(scores, reference, cpu_ms)
 
             return search(group_costs(model, groups, self.int8.feeds), evaluate, self.limits)
+
+    def _trial(self, evened: onnx.ModelProto, keep: Sequence[str], folder: Path) -> Path:
+        """Write the graph that would be served here with these nodes in fp32."""
+        per_channel, graph = self.int8.per_channel, folder / "trial.onnx"
+        quantize_graph(evened, graph, per_channel=per_channel, reduce_range=self.int8.reduce_range, keep=keep)
+        if self.served != INT8_AVX2:
+            return graph
+        reduced = folder / "reduced.onnx"
+        reduce_saturating(evened, graph, reduced, per_channel=per_channel, keep=keep)
+        return reduced
 
 
 def group_costs(model: onnx.ModelProto, groups: Mapping[str, Sequence[str]], feeds: Sequence[Feed]) -> dict[str, float]:

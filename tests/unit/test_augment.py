@@ -189,6 +189,12 @@ def test_lessons_keep_each_pairs_score(data, drawn, table, encoder):
         (["augment=neighbours", "augment.bm25=-1"], "augment.bm25=-1"),
         (["augment=neighbours", "augment.bm25=0", "augment.embedding=0", "augment.random=0"], "at least one must draw"),
         (["augment=neighbours", "loss=labels"], "augment.hard_negatives=0"),
+        (
+            ["augment=neighbours", "augment.hard_negatives=5", "loss=kl"],
+            "augment.hard_negatives=5: allowed is 0 without",
+        ),
+        (["augment=neighbours", "augment.margin=5"], "augment.margin=5.0: allowed is 2 with augment.hard_negatives=0"),
+        (["rivals=/no/where.json"], "rivals=/no/where.json: no file of a search's curves"),
         (["augment=neighbours", "teacher=cross_encoder"], "augment.embedding=20"),
         (["warm=similarity", "teacher=cross_encoder"], "warm=similarity"),
         (["warm=similarity", "warm.scale=0"], "warm.scale=0"),

@@ -42,6 +42,7 @@ def test_other_texts_are_embedded_anew(tmp_path, encoder):
     built = []
     for seed in (0, 1):
         write_beir(tmp_path / f"set-{seed}", seed=seed)
-        built.append(gathering.embeddings(store, prepared(tmp_path / f"set-{seed}", tmp_path / f"data-{seed}"), encoder))
+        data = prepared(tmp_path / f"set-{seed}", tmp_path / f"data-{seed}")
+        built.append(gathering.embeddings(store, data, encoder))
     assert not built[1].reused
     assert built[1].folder != built[0].folder

@@ -21,6 +21,7 @@ from export.int8 import Int8
 from export.node_groups import group_names
 from export.quantize_search import Closeness, Limits, search
 from export.runtime.tokens import PairEncoder
+from export.saturation import saturating
 from export.searched import DevLists, SearchedInt8, group_costs
 from tests.conftest import THINGS, WORDS, write_encoder
 
@@ -148,7 +149,7 @@ def by_tensor(feeds, **changes):
 
 
 def test_the_search_finds_the_one_ruined_group(graphs, lists, feeds):
-    rows = SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists).write(graphs)
+    rows = SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists, INT8).write(graphs)
     row = {each["file"]: each for each in rows}[INT8]
     found = row["search"]
     assert found["met"]
@@ -165,7 +166,7 @@ def test_the_search_finds_the_one_ruined_group(graphs, lists, feeds):
 
 
 def test_the_counts_of_a_searched_graph_are_those_of_onnx(graphs, lists, feeds):
-    rows = SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists).write(graphs)
+    rows = SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists, INT8).write(graphs)
     for row in rows[:2]:
         nodes = onnx.load(graphs.folder / row["file"]).graph.node
         assert row["quantized"] == sum(node.op_type == "MatMulInteger" for node in nodes) == 6 * 2 + 2 - 1
@@ -179,27 +180,48 @@ def test_the_counts_of_a_searched_graph_are_those_of_onnx(graphs, lists, feeds):
 def test_the_same_search_gives_the_same_graphs(graphs, lists, feeds):
     found = []
     for _ in range(2):
-        SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists).write(graphs)
+        SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists, INT8).write(graphs)
         found.append([(graphs.folder / name).read_bytes() for name in (INT8, INT8_AVX2)])
     assert found[0] == found[1]
 
 
 def test_a_budget_that_cannot_be_met_says_so(graphs, lists, feeds):
     others = tuple(group for group in group_names(2) if group != "layer.0.intermediate")
-    searched = SearchedInt8(by_tensor(feeds, exclude=others), Limits(0.0, 0.95), lists)
+    searched = SearchedInt8(by_tensor(feeds, exclude=others), Limits(0.0, 0.95), lists, INT8)
     with pytest.raises(GraphError, match=r"quantize.max_drop=0, quantize.min_overlap=0.95: only a graph without int8"):
         searched.write(graphs)
 
 
 def test_groups_excluded_by_hand_are_neither_searched_nor_quantized(graphs, lists, feeds):
     int8 = by_tensor(feeds, exclude=("layer.0.inter*",))
-    row = SearchedInt8(int8, Limits(1.0, 0.5), lists).write(graphs)[0]
+    row = SearchedInt8(int8, Limits(1.0, 0.5), lists, INT8).write(graphs)[0]
     assert row["search"]["kept"] == []
     assert "layer.0.intermediate" not in {each["group"] for each in row["search"]["groups"]}
     assert row["kept_fp32"] == [
         {"node": f"{POISONED}.product", "group": "layer.0.intermediate", "reason": "excluded by layer.0.inter*"}
     ]
     assert count_nodes(graphs.folder / INT8).left_fp32 == 1
+
+
+@pytest.mark.parametrize(("served", "narrow"), [(INT8, False), (INT8_AVX2, True)])
+def test_what_is_judged_is_what_this_processor_is_served_with(graphs, lists, feeds, served, narrow, monkeypatch):
+    judged = []
+
+    def score(self, graph):
+        if graph.name != FP32:
+            judged.append(not saturating(graph))
+        return original(self, graph)
+
+    original = DevLists.score
+    monkeypatch.setattr(DevLists, "score", score)
+    rows = SearchedInt8(by_tensor(feeds), Limits(1.0, 0.85), lists, served).write(graphs)
+    assert judged
+    assert all(judged) or not narrow
+    assert saturating(graphs.folder / INT8) or not narrow  # else the two graphs are the same
+    found = rows[0]["search"]["closeness"]
+    scores, _ = original(lists, graphs.folder / served)
+    reference, _ = original(lists, graphs.folder / FP32)
+    assert lists.compare(scores, reference, 0).overlap == found["overlap"]
 
 
 def test_costs_are_shares_of_products_and_bytes(graphs, lists, feeds):
