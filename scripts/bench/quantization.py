@@ -65,10 +65,11 @@ def main() -> None:
     options = parser.parse_args()
     results = [judge(run) for run in options.runs]
     for each in results:
+        groups = ", ".join(dict.fromkeys(node["group"] for node in each["kept_fp32"])) or "nothing"
         print(
             f"{each['run']}: {METRIC} {each['kept']:.4f} of fp32 "
             f"[{each['kept_ci'][0]:.4f}, {each['kept_ci'][1]:.4f}], overlap@10 {each['overlap@10']:.4f}, "
-            f"tau {each['tau']:.4f}, {each['times_faster']:.2f} times as fast; in fp32: {each['kept_fp32'] or 'none'}"
+            f"tau {each['tau']:.4f}, {each['times_faster']:.2f} times as fast; in fp32: {groups}"
         )
     if options.out:
         content = {"results": results, "versions": versions(["rankdistill", "onnxruntime"])}
