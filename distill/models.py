@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from distill.errors import ConfigError
 from distill.rules import problem
 from distill.schema import Config, EncoderTeacher
 from distill.stages import hash_files
-from export.graph import ACTIVATIONS
+from export.graph import unbuildable
 from export.runtime.untrusted import hash_file
 
 PACKAGE = "package:"
@@ -88,13 +89,12 @@ def validate_model(config: Config, folder: Path) -> None:
     for role, asked in (("teacher", config.teacher.max_length), ("student", config.student.max_length)):
         if asked > positions:
             raise ConfigError(problem(f"{role}.max_length", asked, f"at most {positions}, which {folder} reads"))
-    if shape.get("hidden_act") not in ACTIVATIONS:
-        raise ConfigError(f"{name}: its hidden_act is {shape.get('hidden_act')}; allowed are {', '.join(ACTIVATIONS)}")
-    if (kind := shape.get("position_embedding_type", "absolute")) != "absolute":
-        raise ConfigError(f"{name}: its position_embedding_type is {kind}; allowed is absolute")
+    for option, value, built in unbuildable(shape):
+        verb = "is" if len(built) == 1 else "are"
+        raise ConfigError(f"{name}: its {option} is {value}; allowed {verb} {', '.join(built)}")
     plain = isinstance(config.teacher, EncoderTeacher)
     for option, begin in (("model", folder), ("init", locate_init(config, folder))):
-        outputs = _outputs(begin)
+        outputs = _shapes(begin).get(CLASSIFIER, [None])[0]
         if outputs != 1 and not (plain and outputs is None):
             allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
             raise ConfigError(
@@ -121,26 +121,22 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def count_parameters(folder: Path) -> int:
     """Return the number of parameters in a checkpoint."""
-    from safetensors import safe_open
-
-    total = 0
-    with safe_open(folder / WEIGHTS, framework="np") as weights:
-        for name in weights.keys():  # noqa: SIM118 (no mapping)
-            size = 1
-            for length in weights.get_slice(name).get_shape():
-                size *= length
-            total += size
-    return total
+    return sum(map(math.prod, _shapes(folder).values()))
 
 
-def _outputs(folder: Path) -> int | None:
-    """Return the outputs of a checkpoint's classifier; None if it has none."""
-    from safetensors import safe_open
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the shapes of a checkpoint's weights by their names.
 
-    with safe_open(folder / WEIGHTS, framework="np") as weights:
-        if CLASSIFIER not in weights.keys():  # noqa: SIM118 (no mapping)
-            return None
-        return int(weights.get_slice(CLASSIFIER).get_shape()[0])
+    Raises:
+        ConfigError: if the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ConfigError(f"{folder / WEIGHTS} is damaged: {error}") from error
 
 
 def _in_package(model: str) -> Path:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from export.errors import ModelError
-from export.graph import ACTIVATIONS
+from export.graph import unbuildable
 from export.runtime.scorer import INPUTS, OUTPUT
 
 WEIGHTS = "model.safetensors"
@@ -55,12 +55,9 @@ def buildable(checkpoint: Path) -> dict[str, Any]:
         ModelError: if it has something that is not built here.
     """
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    if config.get("hidden_act") not in ACTIVATIONS:
-        raise ModelError(f"{checkpoint}: hidden_act={config.get('hidden_act')}; built are {', '.join(ACTIVATIONS)}")
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(
-            f"{checkpoint}: position_embedding_type={config['position_embedding_type']}; built is absolute"
-        )
+    for name, value, built in unbuildable(config):
+        verb = "is" if len(built) == 1 else "are"
+        raise ModelError(f"{checkpoint}: {name}={value}; built {verb} {', '.join(built)}")
     return config
 
 

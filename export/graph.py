@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,24 @@ WEIGHT8 = "weight8.onnx"  # served where only weights take 8 bits
 GRAPHS_FILE = "graphs.json"  # what each of them holds
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 
-ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")  # hidden_act of checkpoints that graphs are built of
+BUILT = {  # values of a checkpoint's configuration that graphs are built of
+    "hidden_act": ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"),
+    "position_embedding_type": ("absolute",),
+}
+UNTOLD = {"position_embedding_type": "absolute"}  # what a configuration means that does not tell
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
 FUSED_ACTIVATION = ("Gelu", "BiasGelu", "FastGelu", "QuickGelu")
 INTEGER_MATMUL = ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention")
 EIGHT_BIT_WEIGHTS = "MatMulNBits"
 APART = ".apart"  # ends the name of a product of a few outlier channels in fp32, beside the int8 one
+
+
+def unbuildable(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield what no graph is built of: its name, its value in a checkpoint's configuration, and the values that are."""
+    for name, built in BUILT.items():
+        value = config.get(name, UNTOLD.get(name))
+        if value not in built:
+            yield name, value, built
 
 
 @dataclass(frozen=True)

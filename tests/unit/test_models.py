@@ -79,3 +79,10 @@ def test_another_number_of_outputs_is_refused_by_the_option(encoder, changed):
         check(encoder, f"teacher.init={three}")
     with pytest.raises(ConfigError, match=r"teacher\.model=.*: allowed is a cross-encoder .*; it has none"):
         check(encoder, "teacher=cross_encoder", "teacher.max_length=128")
+
+
+def test_damaged_weights_are_told_by_their_file(changed):
+    folder = changed()
+    (folder / WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged: "):
+        check(folder)
