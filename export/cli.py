@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from export.cli_options import Folder, Threads, VariantName
 from export.embed_cli import embed
 from export.errors import UserError
 from export.judge_cli import bench, compare, gate
@@ -22,12 +23,6 @@ app = typer.Typer(
     help="Make, check and run the bundle of a distilled ranker.", no_args_is_help=True, add_completion=True,
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-
-Folder = Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)]
-VariantName = Annotated[
-    str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
-]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")]
 
 
 @contextmanager

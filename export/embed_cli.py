@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from export.cli_options import Folder, VariantName
+
 
 def embed(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    bundle: Folder,
     source: Annotated[
         Path,
         typer.Argument(metavar="IN", help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False),
@@ -25,9 +27,7 @@ def embed(
         int | None, typer.Option("--dimensions", min=1, help="The first of a vector that are kept; without it, all.")
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, int8 or binary.")] = "float32",
-    variant: Annotated[
-        str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
-    ] = None,
+    variant: VariantName = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Texts embedded at once; without it, every core.")
     ] = None,

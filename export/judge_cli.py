@@ -9,16 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from export.cli_options import Folder, Threads, VariantName
 from export.errors import UserError
-
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")]
-VariantName = Annotated[
-    str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
-]
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    bundle: Folder,
     requests: Annotated[
         Path | None,
         typer.Option("--requests", help='JSON Lines of {"query": ..., "items": [...]}; without it, its golden texts.'),

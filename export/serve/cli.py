@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from export.cli_options import Folder, Threads, VariantName
+
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    bundle: Folder,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; what is given here goes before.")] = None,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on; without it, 127.0.0.1. Others need tokens.")
@@ -20,12 +22,8 @@ def serve(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that share the port and the threads; else 1.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
-    ] = None,
+    threads: Threads = None,
+    variant: VariantName = None,
 ) -> None:
     """Serve a bundle over HTTP, as text-embeddings-inference, Cohere and Jina do, until SIGTERM."""
     from export.extras import require
