@@ -3,10 +3,10 @@
 python scripts/bench/quality.py --work WORK --keep KEEP --out quality.json --set movielens --set crowdflower=FOLDER \
     --set wikiqa=FOLDER --set amazon_games=FOLDER
 
-A set given with a folder is read in BEIR layout. CrowdFlower's 39 test queries are too few: its queries are dealt into
-five folds, each of which is tested by models that never saw it, and the folds' queries are judged together. A fold's dev
-queries are the next one's test queries: choices between recipes are not to be made on them. Every run
-is an ordinary `distill` run under WORK, whose finished stages are reused; what the summary needs of a finished run goes
+A set given with a folder is read in BEIR layout. CrowdFlower's 39 test queries are too few: its queries are dealt
+into five folds, each of which is tested by models that never saw it, and the folds' queries are judged together. A
+fold's dev queries are the next one's test queries: choices between recipes are not to be made on them. Every run is
+an ordinary `distill` run under WORK, whose finished stages are reused; what the summary needs of a finished run goes
 to KEEP, some kilobytes each, and a run that is there is not done again: hours of one machine go on on another. Sets
 that are not named keep their results in OUT.
 """
