@@ -8,7 +8,7 @@ import torch
 
 from distill.schema import Train
 from export.host import has_bf16
-from export.runtime.threads import available_cores
+from export.runtime.threads import allotted_cores
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ class Device:
         able = torch.cuda.is_bf16_supported() if cuda else has_bf16()
         bf16 = able if train.precision == "auto" else train.precision == "bf16"
         attention = ("sdpa" if cuda else "eager") if train.attention == "auto" else train.attention
-        torch.set_num_threads(available_cores())
+        torch.set_num_threads(allotted_cores())
         return cls("cuda" if cuda else "cpu", bf16, attention)

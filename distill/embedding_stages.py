@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +18,7 @@ from distill.stages import Built, Stage, Store
 from export.measure.retrieval import RETRIEVAL
 from export.runtime.processor import abilities
 from export.runtime.scorer import Float32
-from export.runtime.threads import available_cores
+from export.runtime.threads import allotted_cores
 from export.variants import served_int8
 
 if TYPE_CHECKING:
@@ -207,7 +206,7 @@ def _forms(records: RankingData, asked: Any, made: Built, drawn: Built) -> list[
 
     about, found = read_about(made.folder), []
     files = {"fp32": FP32, "int8": served_int8(abilities()), "weight8": WEIGHT8}
-    threads = min(available_cores(), int(os.environ.get("OMP_NUM_THREADS") or available_cores()))
+    threads = allotted_cores()
     for precision, file in files.items():
         if not (drawn.folder / file).is_file():
             continue

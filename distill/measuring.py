@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, WEIGHT8
 from export.host import describe_host, has_bf16
 from export.measure.systems import System
 from export.runtime.processor import abilities
-from export.runtime.threads import available_cores
+from export.runtime.threads import allotted_cores, available_cores
 from export.variants import Offered, offered, served_int8
 
 log = logging.getLogger(__name__)
@@ -259,4 +258,4 @@ def _threads(config: Config) -> int:
 
 def _share(config: Config) -> int:
     """Return the threads of scoring that is not timed: several jobs may share the machine meanwhile."""
-    return min(_threads(config), int(os.environ.get("OMP_NUM_THREADS") or available_cores()))
+    return min(_threads(config), allotted_cores())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distill.records import RankingData, Split
 from distill.schema import Config, FusedInt8, Int8, NoQuantize, Quantize, SearchedInt8, Weight8
 from export.runtime.processor import abilities
-from export.runtime.threads import available_cores
+from export.runtime.threads import allotted_cores
 from export.runtime.tokens import PairEncoder
 from export.variants import served_int8
 
@@ -107,7 +106,7 @@ def _dev_lists(queries: int, seed: int, data: Path, encoder: PairEncoder) -> Dev
     records = RankingData.open(data)
     split: Split = records.splits["dev"].sample(queries, seed)
     tokens = [(encoder.ids([query])[0], encoder.ids(items)) for query, items in records.lists(split)]
-    threads = int(os.environ.get("OMP_NUM_THREADS") or available_cores())
+    threads = allotted_cores()
     return DevLists(tokens, split.grade, encoder, threads)
 
 

@@ -19,6 +19,16 @@ def available_cores(cgroup: Path = CGROUP) -> int:
     return max(1, min(cores, int(quota)) if quota is not None else cores)
 
 
+def allotted_cores() -> int:
+    """Return the cores that this process is to keep busy: the share that its launcher gave it, else all it may use.
+
+    The share is `OMP_NUM_THREADS`, what PyTorch, OpenMP and torchrun call it; one that is no number >= 1 says nothing.
+    """
+    cores = available_cores()
+    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(cores, int(share)) if share.isdecimal() and int(share) >= 1 else cores
+
+
 def _quota(cgroup: Path) -> float | None:
     """Return the CPU quota in cores, None without one."""
     try:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from export.runtime.threads import available_cores
+from export.runtime.threads import allotted_cores, available_cores
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -42,3 +42,30 @@ def test_affinity_counts(tmp_path):
         assert available_cores(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [("1", 1), ("1,4", 1), (None, CORES), ("", CORES), ("0", CORES), ("many", CORES), (str(10 * CORES), CORES)],
+)
+def test_a_launchers_share_is_kept(monkeypatch, share, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if share is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", share)
+    assert allotted_cores() == expected
+
+
+def test_training_keeps_to_a_launchers_share(monkeypatch):
+    import torch
+
+    from distill.device import Device
+    from distill.schema import Train
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(CORES + 1)
+    try:
+        Device.resolve(Train())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
