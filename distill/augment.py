@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def write(
     """
     rng = np.random.default_rng(counts.seed)
     split = data.splits["train"]
-    made = make_queries(data, counts, rng)
+    made = without_held_out(make_queries(data, counts, rng), data, encoder)
     neighbours = Neighbours.of(data, counts, vectors[1] if vectors else None)
     of_made = embed(made) if vectors else None
     if of_made is not None:
@@ -160,6 +160,20 @@ def make_queries(data: RankingData, counts: Draw, rng: np.random.Generator) -> l
         one, other = (own[number] for number in rng.integers(len(own), size=2))
         made.append(" ".join([*one[: (len(one) + 1) // 2], *other[(len(other) + 1) // 2 :]]))
     return list(dict.fromkeys(text for text in made if text))
+
+
+def without_held_out(made: list[str], data: RankingData, encoder: PairEncoder) -> list[str]:
+    """Return the made queries that are none of dev or test: those that read the same in any case, token by token.
+
+    A student that learns the teacher's scores for a query that it is tested on would be tested on what it has seen.
+    """
+    held_out = [row for name, split in data.splits.items() if name != "train" for row in split.query.tolist()]
+    seen = {ids.tobytes() for ids in encoder.ids(_folded(data.queries.texts(held_out)))}
+    return [text for text, ids in zip(made, encoder.ids(_folded(made)), strict=True) if ids.tobytes() not in seen]
+
+
+def _folded(texts: Iterable[str]) -> list[str]:
+    return [text.casefold() for text in texts]
 
 
 def _add(writer: ArrowWriter, query: int, drawn: dict[str, Int32]) -> Counter[str]:

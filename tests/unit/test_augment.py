@@ -19,6 +19,7 @@ from distill.records import UNKNOWN, RankingData, Split
 from distill.schema import Draw
 from distill.tokens import PairTokens, TokenTable
 from export.runtime.tokens import PairEncoder
+from tests.conftest import write_beir
 
 WIDTH = 5
 
@@ -66,6 +67,31 @@ def test_dev_and_test_queries_get_none(data, drawn):
     assert set(data.splits["train"].query.tolist()) < rows
     held_out = {*data.splits["dev"].query.tolist(), *data.splits["test"].query.tolist()}
     assert not rows & held_out
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_no_made_query_reads_like_one_of_dev_or_test(data, encoder, split):
+    held_out = data.queries.texts(data.splits[split].query)
+    own = data.queries.texts(data.splits["train"].query)[0]
+    made = [held_out[0], f"  {held_out[1].upper()} ", f"{held_out[0]} {held_out[1]}", own]
+    kept = augment.without_held_out(made, data, PairEncoder.load(encoder, 24))
+    assert kept == made[2:]
+
+
+def test_items_that_begin_like_a_test_query_make_no_query(tmp_path, encoder):
+    write_beir(tmp_path / "beir")
+    lines = (tmp_path / "beir" / "queries.jsonl").read_text().splitlines()
+    text = json.loads(lines[3])["text"]  # of the test split
+    corpus = tmp_path / "beir" / "corpus.jsonl"
+    rows = [json.loads(line) | {"text": f"{text} {number}"} for number, line in enumerate(corpus.open())]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(tmp_path / "beir", tmp_path, name="things", relevant=1, candidates=10, dev_fraction=0.1, seed=0)
+    records = RankingData.open(tmp_path)
+    counts, encoder = Draw(random=2, item_queries=20), PairEncoder.load(encoder, 24)
+    assert augment.make_queries(records, counts, np.random.default_rng(counts.seed)) == [text]
+    (tmp_path / "out").mkdir()
+    augment.write(records, counts, encoder, None, lambda texts: unit(len(texts), 3), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["made_queries"] == 0
 
 
 def test_counts_are_what_was_asked_for(data, drawn):
