@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
 MAIN = "ndcg@10"
 KEPT = (MAIN, "tau")
 DIGITS = 4  # of a CPU millisecond
+LIBRARIES = ("rankdistill", "torch", "transformers", "onnxruntime")
+BASELINES = ("bm25", "popularity", "embedding")
 
 Record = dict[str, Any]
 
 
 def record(run: Path, arguments: Sequence[str]) -> Record:
-    """Return what the summary needs of a run: each query's quality and CPU time, and the student's size.
+    """Return what the summary needs of a run: each query's quality and CPU time, the student's size, data and machine.
 
     Args:
         run: a finished run's folder.
@@ -44,7 +46,14 @@ def record(run: Path, arguments: Sequence[str]) -> Record:
         for row in tradeoff["rows"]
         if row["model"] == "student" and row["engine"] == "onnxruntime"
     }
-    return {"arguments": [*arguments], "models": models, "students": students, "host": tradeoff["host"]}
+    return {
+        "arguments": [*arguments],
+        "fingerprint": tradeoff["fingerprint"],
+        "models": models,
+        "students": students,
+        "host": tradeoff["host"],
+        "versions": {name: tradeoff["versions"][name] for name in LIBRARIES},
+    }
 
 
 def write(path: Path, content: Record) -> None:
@@ -54,11 +63,25 @@ def write(path: Path, content: Record) -> None:
 
 
 def read(path: Path, arguments: Sequence[str]) -> Record | None:
-    """Return the record of a run with these arguments, None if there is none."""
+    """Return the record of a run with these arguments, None if there is none or it does not say what data it is of."""
     if not path.is_file():
         return None
     content: Record = json.loads(gzip.decompress(path.read_bytes()))
-    return content if content["arguments"] == [*arguments] else None
+    return content if content["arguments"] == [*arguments] and "fingerprint" in content else None
+
+
+def differing(runs: Mapping[str, Record]) -> str | None:
+    """Return in what the runs of one fold differ that are to be judged together; None if in nothing."""
+    first, *others = runs
+    for field in ("fingerprint", "versions"):
+        for name in others:
+            if runs[name][field] != runs[first][field]:
+                return f"{field}: {first} has {runs[first][field]}, {name} {runs[name][field]}"
+    teachers = {name: values([each], "teacher", "fp32") for name, each in runs.items()}
+    for name in others:
+        if not np.array_equal(teachers[name], teachers[first], equal_nan=True):
+            return f"the teacher: that of {name} is not that of {first}"
+    return None
 
 
 def values(records: Sequence[Record], model: str, precision: str | None, field: str = MAIN) -> np.ndarray | None:
@@ -85,8 +108,8 @@ def cpu(records: Sequence[Record], model: str, engine: str, precision: str) -> n
 def judge(records: Sequence[Record], precision: str) -> dict[str, Any]:
     """Return what a student keeps of its teacher, with intervals, and how much cheaper it is."""
     own, teacher = values(records, "student", precision), values(records, "teacher", "fp32")
-    simple = values(records, "popularity", None)
-    simple = values(records, "bm25", None) if simple is None else simple
+    baselines = {each: found for each in BASELINES if (found := values(records, each, "fp32")) is not None}
+    simple = baselines.get("popularity", baselines.get("bm25"))
     theirs, ours = cpu(records, "teacher", "pytorch", "fp32"), cpu(records, "student", "onnxruntime", precision)
     assert own is not None
     assert teacher is not None
@@ -97,6 +120,7 @@ def judge(records: Sequence[Record], precision: str) -> dict[str, Any]:
         "retention_ci": ratio_interval(own, teacher, **HOW),
         "lift_kept": float(np.nanmean(own - simple) / np.nanmean(teacher - simple)),
         "lift_kept_ci": ratio_interval(own - simple, teacher - simple, **HOW),
+        "above": {name: compare(own, each) for name, each in baselines.items()},
         "tau": float(np.nanmean(values(records, "student", precision, "tau"))),
         "speedup": float(theirs.mean() / ours.mean()),
         "speedup_ci": ratio_interval(theirs, ours, **HOW),

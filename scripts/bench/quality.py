@@ -25,10 +25,9 @@ from typing import Any
 
 import kept_runs
 import numpy as np
-from kept_runs import MAIN, Record, compare, judge, values
+from kept_runs import BASELINES, MAIN, Record, compare, differing, judge, values
 
 from export.files import write_atomic
-from export.host import versions
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -40,6 +39,7 @@ STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
 FOLDS = {"crowdflower": 5}
+DATA = ("data=", "data.path=", "data.name=")  # told by the set and its fold
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def finished(work: Path, job: Job, arguments: list[str]) -> Path | None:
         told = run / "run.json"
         record = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {"status": "none"}
         if record["status"] == "finished":
-            overrides = [each for each in record["overrides"] if not each.startswith("data")]
+            overrides = [each for each in record["overrides"] if not each.startswith(DATA)]
             if sorted(overrides) == sorted(arguments):
                 return run
     return None
@@ -151,19 +151,25 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
     labels = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
     if None in (*itertools.chain(*runs.values()), *labels):
         return None
+    for fold, (alone, *of_fold) in enumerate(zip(labels, *runs.values(), strict=True)):
+        if problem := differing(dict(zip(("labels alone", *students), (alone, *of_fold), strict=True))):
+            sys.exit(f"{name}, fold {fold}: runs that cannot be judged together, {problem}")
     reference = runs[DISTILLED]
     teacher = values(reference, "teacher", "fp32")
-    baselines = {b: values(reference, b, "fp32") for b in ("bm25", "popularity", "embedding")}
+    baselines = {b: values(reference, b, "fp32") for b in BASELINES}
     int8, alone = values(reference, "student", "int8"), values(labels, "student", "int8")
     return {
         "queries": len(teacher),
         "teacher": float(np.nanmean(teacher)),
         "baselines": {b: float(np.nanmean(v)) for b, v in baselines.items() if v is not None},
         "teacher_above": {b: compare(teacher, v) for b, v in baselines.items() if v is not None},
-        "students": {s: {p: judge(records, p) for p in ("fp32", "int8")} for s, records in runs.items()},
+        "students": {
+            s: {p: judge(records, p) for p in ("fp32", "int8")} | {"host": records[0]["host"]}
+            for s, records in runs.items()
+        },
         "labels_alone": float(np.nanmean(alone)),
         "distilled_above_labels": compare(int8, alone),
-        "host": reference[0]["host"],
+        "versions": reference[0]["versions"],
     }
 
 
@@ -179,6 +185,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
+    if DISTILLED not in options.students:
+        parser.error(f"--students must have {DISTILLED}, which is compared with itself trained on labels alone")
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Path | None] = {}
@@ -199,7 +207,6 @@ def main() -> None:
     content = {
         "sets": before["sets"] | {name: result for name, result in new.items() if result is not None},
         "runs": before["runs"] | {job.name: command(job, None, options) for job in found},
-        "versions": versions(["rankdistill", "torch", "transformers", "onnxruntime"]),
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
     for name, result in content["sets"].items():
