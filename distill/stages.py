@@ -163,6 +163,7 @@ class Store:
             if every_rank:
                 ranks.wait()  # until the first process has made the working folder
                 build(self._work(stage))
+                ranks.wait()  # until every process has written: the folder is moved next
             ranks.wait()
         found = self.find(stage.key)
         if found is None:
@@ -180,6 +181,8 @@ class Store:
             ranks.wait()
         with quiet.working():
             build(work)
+        if every_rank:
+            ranks.wait()
         seconds = time.perf_counter() - start
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         record = stage.identity() | {

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertSdpaSelfAttention
 
+from distill import ranks
 from distill.batches import Collator
 from distill.device import Device
 from distill.groups import Steps, draw_steps
@@ -280,7 +281,8 @@ def last_checkpoint(folder: Path) -> str | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             whole.append(path)
         except (OSError, ValueError):
-            shutil.rmtree(path)
+            if ranks.is_first():  # under torchrun every process looks
+                shutil.rmtree(path)
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     if newest is not None:
         log.info("going on from %s", newest.name)

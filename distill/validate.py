@@ -228,9 +228,13 @@ def _budget_checks(config: Config) -> Iterator[str]:
     if not config.budget.require:
         return
     try:
-        budget.Budget.of(asdict(config.budget), "budget")
+        asked = budget.Budget.of(asdict(config.budget), "budget")
     except UserError as error:
         yield from str(error).splitlines()
+        return
+    for bound in asked.bounds:
+        if bound.metric.needs == "baseline":
+            yield f"budget.require: {bound.metric.name} is against another bundle, which a run has not: ranker gate --baseline"
 
 
 def _track_checks(config: Config) -> Iterator[str]:

@@ -64,8 +64,7 @@ def latency_estimates(content: Content, precision: str, confidence: float) -> Fo
     wall, cpu = (np.array(own[name], dtype=np.float64) for name in ("wall_ms", "cpu_ms"))
     found: Found = {}
     for name, share in PERCENTILES.items():
-        value = float(np.quantile(wall, share))
-        found[name] = _of_queries(value, quantile_interval(wall.ravel(), share, confidence), wall.ravel())
+        found[name] = _of_queries(float(np.quantile(wall, share)), _widest(wall, share, confidence), wall[0])
     medians = np.median(cpu, axis=0)
     interval = quantile_interval(medians, 0.5, confidence)
     found["cpu_ms_per_query"] = _of_queries(float(np.median(medians)), interval, medians)
@@ -75,6 +74,15 @@ def latency_estimates(content: Content, precision: str, confidence: float) -> Fo
         interval = ratio_interval(theirs, medians, confidence=confidence, resamples=RESAMPLES, seed=SEED)
         found["cpu_speedup_vs_teacher_onnx"] = _of_queries(float(theirs.mean() / medians.mean()), interval, medians)
     return found
+
+
+def _widest(samples: Float64, share: float, confidence: float) -> tuple[float, float]:
+    """Return an interval of a quantile of samples [samples, queries] that holds the interval of each row.
+
+    A query's further samples are no further queries: taken as such they would make the interval far too narrow.
+    """
+    low, high = zip(*(quantile_interval(row, share, confidence) for row in samples), strict=True)
+    return min(low), max(high)
 
 
 def _relative(name: str, content: Content, own: Mapping[str, Float64], confidence: float) -> Estimate | Missing:

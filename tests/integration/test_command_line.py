@@ -17,6 +17,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 MISTAKES = {
     "budget.require=['recall >= 1']": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
+    "budget.require=['cpu_ratio <= 1.05']": "budget.require: cpu_ratio is against another bundle",
     "budget.confidence=2": "budget: confidence: 2.0; a number between 0.5 and 1",
     "student.layrs=3": "layrs",
     "student.fit.batch_tokens=60": "student.fit.batch_tokens=60: allowed is a number >= ",
