@@ -234,7 +234,8 @@ def _budget_checks(config: Config) -> Iterator[str]:
         return
     for bound in asked.bounds:
         if bound.metric.needs == "baseline":
-            yield f"budget.require: {bound.metric.name} is against another bundle, which a run has not: ranker gate --baseline"
+            name = bound.metric.name
+            yield f"budget.require: {name} is against another bundle, which a run has not: ranker gate --baseline"
 
 
 def _track_checks(config: Config) -> Iterator[str]:

@@ -70,7 +70,7 @@ def tradeoff_rows(
     relevant: int,
     bootstrap: Bootstrap,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the table's rows, and what the teacher and each baseline differ by.
+    """Return the table's rows, and what the teacher and the student that is served differ by from each baseline.
 
     Args:
         candidates: the first is the teacher in PyTorch, the measure of all others.
@@ -90,26 +90,31 @@ def tradeoff_rows(
         row |= {"size_mb": candidate.size_mb, "params": candidate.params}
         row["peak_rss_mb"] = candidate.latency.peak_rss_mb if candidate.latency else None
         rows.append(row)
+    measured = list(zip(candidates, quality, strict=True))
+    judged = [("teacher", quality[0])]
+    served = [(f"student {c.precision}", v) for c, v in measured if _is_served(c.model, c.engine)]
     comparisons = [
-        _compare("teacher", quality[0], c.model, values, bootstrap)
-        for c, values in zip(candidates, quality, strict=True)
+        _compare(name, own, c.model, values, bootstrap)
+        for name, own in [*judged, *served[-1:]]
+        for c, values in measured
         if c.latency is None
     ]
     return rows, comparisons
 
 
 def warnings_of(comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what a reader must not overlook: a teacher that is not better than a baseline."""
+    """Return what a reader must not overlook: a teacher, or the student that is served, no better than a baseline."""
     score = {row["model"]: row[MAIN] for row in reversed(rows)}
+    score |= {f"student {row['precision']}": row[MAIN] for row in rows if _is_served(row["model"], row["engine"])}
     found = []
     for comparison in comparisons:
         low, high = comparison["interval"]
-        baseline = comparison["name"].removeprefix("teacher - ")
+        name, _, baseline = comparison["name"].partition(" - ")
         if low > 0:
             continue
         verdict = "below" if comparison["difference"] < 0 else "not surely above"
         found.append(
-            f"teacher {verdict} {baseline}: nDCG@10 {score['teacher']:.3f} against {score[baseline]:.3f}, difference "
+            f"{name} {verdict} {baseline}: nDCG@10 {score[name]:.3f} against {score[baseline]:.3f}, difference "
             f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         )
     return found
@@ -164,6 +169,10 @@ def _compare(
         "difference": _mean(values[MAIN] - other_values[MAIN]),
         "interval": list(difference_interval(values[MAIN], other_values[MAIN], **how.options())),
     }
+
+
+def _is_served(model: str, engine: str | None) -> bool:
+    return (model, engine) == ("student", "onnxruntime")
 
 
 def _mean(values: Float64) -> float:

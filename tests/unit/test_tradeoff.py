@@ -73,6 +73,21 @@ def test_a_teacher_that_does_not_beat_a_baseline_is_told():
     assert 0 < low < by_name["teacher - popularity"]["difference"] < high
 
 
+def test_a_served_student_that_does_not_beat_a_baseline_is_told():
+    plain = Candidate("student", "onnxruntime", "fp32", scores(0.5, 6), latency(3, 2), 60.0, 15)
+    weak = Candidate("student", "onnxruntime", "int8", scores(2, 2), latency(1, 2), 20.0, 15)
+    openvino = Candidate("student", "openvino", "fp32", scores(5, 7), latency(2, 2), 60.0, 15)
+    between = Candidate("embedding", "pytorch", "fp32", scores(0.6, 5))
+    chance = Candidate("popularity", None, None, scores(20, 3))
+    table, comparisons = rows(TEACHER, plain, weak, openvino, chance, between)
+    assert [c["name"] for c in comparisons] == [
+        "teacher - popularity", "teacher - embedding", "student int8 - popularity", "student int8 - embedding",
+    ]  # fmt: skip
+    (told,) = warnings_of(comparisons, table)
+    assert told.startswith(f"student int8 below embedding: nDCG@10 {table[2]['ndcg@10']:.3f} against ")
+    assert comparisons[3]["difference"] == pytest.approx(table[2]["ndcg@10"] - table[5]["ndcg@10"])
+
+
 def test_what_is_undefined_becomes_null():
     flat = Candidate("bm25", None, None, np.zeros(len(GRADES), np.float32))
     table, _ = rows(TEACHER, flat)
