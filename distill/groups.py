@@ -71,12 +71,14 @@ def draw_steps(
         seed: of the dealing and the order.
     """
     rng = np.random.default_rng(seed)
-    rounds = [_deal(split, size, rng) for _ in range(int(np.ceil(epochs)))]
-    groups = np.concatenate([g[rng.permutation(len(g))] for g in rounds])
-    least = batch if tokens is None else 1
-    groups = groups[: max(least, round(len(groups) * epochs / len(rounds)))]
+    rounds = [_deal(split, size, rng)]
+    wanted = round(len(rounds[0]) * epochs)
     if max_pairs is not None:
-        groups = groups[: max(least, max_pairs // size)]
+        wanted = min(wanted, max_pairs // size)
+    wanted = max(batch if tokens is None else 1, wanted)
+    further = min(int(np.ceil(epochs)), -(-wanted // len(rounds[0]))) - 1  # none that `max_pairs` leaves nothing of
+    rounds += [_deal(split, size, rng) for _ in range(further)]
+    groups = np.concatenate([g[rng.permutation(len(g))] for g in rounds])[:wanted]
     longest = np.where(groups == NONE, 0, lengths[groups]).max(axis=1)
     pairs = (groups != NONE).sum(axis=1)
     usual = batch if tokens is None else max(1, round(tokens / float((pairs * longest).mean())))

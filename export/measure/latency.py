@@ -31,8 +31,8 @@ from export.runtime.threads import available_cores
 
 FILE = "latency.json"
 NOTE = (
-    "one query with its own candidate list at a time, items shortened before, tokenisation included; systems "
-    "interleaved A B B A"
+    "one query with its own candidate list at a time, items shortened before, tokenisation included, of words that "
+    "onnxruntime's has met before from memory; systems interleaved A B B A"
 )
 MEMORY_QUERIES = 5
 # torch's OpenMP threads would spin for milliseconds after an operation, charged to whatever runs next

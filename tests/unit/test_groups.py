@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill import groups
 from distill.groups import NONE, draw_steps
 from distill.records import Split
 
@@ -112,3 +113,13 @@ def test_steps_hold_groups_of_like_length(tokens):
     longest = [lengths[steps[n]].max(axis=1) for n in range(len(steps))]
     spread = np.mean([step.max() - step.min() for step in longest])
     assert spread < (np.concatenate(longest).max() - np.concatenate(longest).min()) / 2
+
+
+@pytest.mark.parametrize(("max_pairs", "dealt"), [(48, 1), (80, 1), (84, 2), (None, 50)])
+def test_epochs_that_max_pairs_leaves_nothing_of_are_not_dealt(monkeypatch, max_pairs, dealt):
+    split, rounds = make_split([8] * 10), []
+    deal = groups._deal
+    monkeypatch.setattr(groups, "_deal", lambda *each: rounds.append(deal(*each)) or rounds[-1])
+    steps = draw(split, np.full(80, 9), size=4, batch=2, epochs=50, max_pairs=max_pairs)
+    assert len(rounds) == dealt
+    assert steps.pairs == (max_pairs or 50 * 80)
