@@ -196,7 +196,7 @@ def main() -> None:
         if name in FOLDS and sets[name] is not None:
             write_folds(sets[name], options.work / "folds" / name, FOLDS[name])
             sets[name] = options.work / "folds" / name
-    end = time.monotonic() + (options.minutes or np.inf) * 60
+    end = np.inf if options.minutes is None else time.monotonic() + options.minutes * 60
     found = {}
     for job in jobs(sets, options.students):
         record = make(options, job, sets[job.set]) if time.monotonic() < end else kept(options, job)

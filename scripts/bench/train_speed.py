@@ -7,9 +7,9 @@ layers of an encoder and a new head, from one checkpoint) learns the same pairs 
 same loss, the mean squared difference of the logits, and the same max_length:
 
 - rankdistill: `distill.train.train_ranker` as the stages call it, groups and rates those of conf/teacher/minilm.yaml
-  for a plain encoder with a new head;
+  for a plain encoder with a new head; embeddings of the encoder's width stay as they are (`train.freeze_embeddings`);
 - sentence-transformers: CrossEncoderTrainer with MSELoss and CrossEncoderTrainingArguments' defaults (batches of 8,
-  fp32, 5e-5, dropout as the encoder has it); only the number of steps is given.
+  fp32, 5e-5, dropout as the encoder has it, everything learns); only the number of steps is given.
 
 Both schedules end with the training, so each is told beforehand how many pairs it has time for: a trial measures that.
 Then three trainings take turns in slices, so that all meet the same machine: either for `--minutes`, and rankdistill
