@@ -134,7 +134,8 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
 
     try:
         with safe_open(folder / WEIGHTS, framework="np") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+            names = weights.keys()  # no mapping: it cannot be iterated itself
+            return {name: weights.get_slice(name).get_shape() for name in names}
     except SafetensorError as error:
         raise ConfigError(f"{folder / WEIGHTS} is damaged: {error}") from error
 
