@@ -24,12 +24,15 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
         """Open the bar at the step a checkpoint stood at."""
+        self._start, self._shown = state.global_step, 0
         left = state.max_steps - state.global_step
         self._bar = Progress(self.what, round(left * self.pairs_per_step), "pairs").__enter__()
 
-    def on_step_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
-        """Count a step."""
-        self._bar.update(round(self.pairs_per_step), self._loss)
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
+        """Count a step; what is rounded is the sum, so that the last step ends the bar."""
+        done = round((state.global_step - self._start) * self.pairs_per_step)
+        self._bar.update(done - self._shown, self._loss)
+        self._shown = done
 
     def on_log(
         self,
