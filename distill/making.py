@@ -5,7 +5,7 @@ Heavy libraries are imported where a stage is built, so that an experiment whose
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +197,10 @@ def student(
 ) -> Built:
     """Return the student's checkpoint; `drawn` are unlabelled pairs and the teacher's scores of them."""
     terms = {name: asdict(term) for name, term in config.loss.terms.items() if term.weight > 0}
-    options = asdict(config.student) | {"terms": terms, "train": asdict(config.train), "seed": config.seed}
+    train = replace(config.train, freeze_embeddings=config.student.freeze_embeddings)
+    options = asdict(config.student) | {"terms": terms, "train": asdict(train), "seed": config.seed}
     del options["input"]  # the tokens are of what it reads
+    del options["freeze_embeddings"]  # is told by train
     inputs = {"tokens": tokens.key, "teacher": teacher.key, "scores": scores.key}
     if drawn is not None:
         inputs |= {"drawn": drawn[0].key, "drawn scores": drawn[1].key}
@@ -227,7 +229,7 @@ def student(
             layers=layers,
             student=config.student,
             terms=config.loss.terms,
-            train=config.train,
+            train=train,
             seed=config.seed,
             rivals=Rivals.read(Path(config.rivals)) if config.rivals else None,
             out=out,

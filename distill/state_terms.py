@@ -62,10 +62,11 @@ def validate_states(config: Config, teacher: Mapping[str, Any]) -> None:
     width = student_width(config.student, Width.of(teacher))
     layers = config.student.layers if isinstance(config.student.layers, int) else len(config.student.layers)
     found = [*problems(terms, Shape(layers, width.hidden_size, width.heads), theirs)]
+    told = config.student.freeze_embeddings
     for name, term in terms.items():
-        if isinstance(term, Embedding) and freezes(config.train, width.hidden_size, theirs.hidden_size):
-            given = config.train.freeze_embeddings
-            found.append(problem("train.freeze_embeddings", given, f"false with loss.terms.{name}, which trains them"))
+        if isinstance(term, Embedding) and freezes(told, width.hidden_size, theirs.hidden_size):
+            allowed = f"false with loss.terms.{name}, which trains them"
+            found.append(problem("student.freeze_embeddings", told, allowed))
     if found:
         raise ConfigError("\n".join(found))
 

@@ -131,7 +131,7 @@ def write(
     set_seed(seed)
     model = initial_student(teacher, layers, pairs, lessons.scores, student, device.attention, seed)
     theirs = read_config(teacher)["hidden_size"]
-    train = replace(train, freeze_embeddings=freezes(train, model.config.hidden_size, theirs))
+    train = replace(train, freeze_embeddings=freezes(train.freeze_embeddings, model.config.hidden_size, theirs))
     if student.vocabulary.min_count is not None:
         config = model.config
         kept = choose(student.vocabulary, teacher, pairs, dev, size=config.vocab_size, width=config.hidden_size)

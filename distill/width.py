@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.errors import ConfigError
 from distill.rules import problem
-from distill.schema import Student, Train
+from distill.schema import Student
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,12 @@ def head_counts(hidden_size: int, teacher: Width) -> list[int]:
     ]
 
 
-def freezes(train: Train, hidden_size: int, teacher_hidden_size: int) -> bool:
+def freezes(told: bool | None, hidden_size: int, teacher_hidden_size: int) -> bool:
     """Return whether a student's embeddings stay as they are: where not told, if they are the teacher's own.
 
     Those of a narrower student are parts of the teacher's, whose LayerNorm saw all of it: they have to learn.
     """
-    if train.freeze_embeddings is None:
-        return hidden_size == teacher_hidden_size
-    return train.freeze_embeddings
+    return hidden_size == teacher_hidden_size if told is None else told
 
 
 def validate_student(student: Student, teacher: Mapping[str, Any]) -> None:

@@ -84,6 +84,7 @@ class Student:
     importance_pairs: int = 512
     refit_pairs: int = 512
     max_length: int = MISSING
+    freeze_embeddings: bool | None = None
     input: Input = field(default_factory=Input)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     fit: Fit = field(default_factory=Fit)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import write_beir, write_encoder
 from tests.integration.commands import distill, newest_run, small, table
@@ -115,6 +118,24 @@ def test_a_sweep_trains_one_teacher(place, beir, encoder):
     assert len(list((folder / "runs/stages").glob("student-*"))) == 2
     jobs = list((folder / "runs/sweeps/small").glob("*/*/tradeoff.json"))
     assert len(jobs) == 2
+
+
+def test_a_students_embeddings_are_frozen_apart_from_its_teachers(place, beir, encoder):
+    folder, _ = place
+    arguments = [*small(beir, encoder), TRACKED, "student.freeze_embeddings=true"]
+    done = distill(*arguments, "name=frozen", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    stages = folder / "runs/stages"
+    told = json.loads((newest_run(folder, "frozen") / "run.json").read_text())["stages"]
+    (teacher,) = stages.glob("teacher-*")
+    learned = json.loads((newest_run(folder) / "run.json").read_text())["stages"]["student"]
+    assert told["student"] != learned
+    begun, frozen, free = (
+        load_file(each / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+        for each in (teacher, *(stages / Path(name).name for name in (told["student"], learned)))
+    )
+    assert torch.equal(frozen, begun)
+    assert not torch.equal(free, begun)
 
 
 def test_a_sweep_goes_on_after_a_job_that_fails(place, beir, encoder):

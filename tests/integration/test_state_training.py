@@ -276,7 +276,7 @@ def experiment(encoder, *overrides):
         (["loss=relations", "loss.terms.relations.heads=12"], "loss.terms.relations.heads=12: allowed is a number"),
         (["loss=relations", "loss.terms.relations.teacher_layer=2"], "loss.terms.relations.teacher_layer=2: allowed"),
         (["loss=hidden", "student.max_length=40"], "student.max_length=40: allowed is teacher.max_length=80 with"),
-        (["loss=embedding"], "train.freeze_embeddings=None: allowed is false with loss.terms.embedding"),
+        (["loss=embedding"], "student.freeze_embeddings=None: allowed is false with loss.terms.embedding"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_before_anything_is_made(overrides, told, encoder):

@@ -15,7 +15,7 @@ from distill import schema
 from distill.cli import convert
 from distill.errors import ConfigError
 from distill.importance import magnitude
-from distill.schema import Student, Train
+from distill.schema import Student
 from distill.shrink import choose_parts, cut
 from distill.student import choose_layers
 from distill.sweep import plugins
@@ -143,9 +143,9 @@ def test_other_heads_than_the_teachers_may_be_asked_for():
 
 @pytest.mark.parametrize(("hidden", "frozen"), [(384, True), (256, False)])
 def test_embeddings_are_frozen_where_they_are_the_teachers(hidden, frozen):
-    assert freezes(Train(), hidden, 384) is frozen
+    assert freezes(None, hidden, 384) is frozen
     for given in (True, False):
-        assert freezes(Train(freeze_embeddings=given), hidden, 384) is given
+        assert freezes(given, hidden, 384) is given
 
 
 @pytest.mark.parametrize(
