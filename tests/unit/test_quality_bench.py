@@ -1,0 +1,127 @@
+"""scripts/bench/quality.py: folds that test every query once, runs that are kept, and what several say together."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts/bench"
+QUERIES = 23
+HOST = {"cores": 2}
+
+
+@pytest.fixture(scope="module")
+def quality():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield importlib.import_module("quality")
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    (folder / "qrels").mkdir(parents=True)
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / name).write_text(f"{name}\n")
+    rows = [f"q{query}\ti{item}\t{item}" for query in range(QUERIES) for item in range(3)]
+    for name, part in (("train", rows[:30]), ("dev", rows[30:45]), ("test", rows[45:])):
+        (folder / "qrels" / f"{name}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *part]) + "\n")
+    return folder
+
+
+def read(folder, part):
+    return [line.split("\t") for line in (folder / f"qrels/{part}.tsv").read_text().splitlines()[1:]]
+
+
+def record(seed=0, *, teacher=0, fingerprint="one"):
+    """A run of some queries: a student between BM25 and its teacher."""
+    draws, theirs = np.random.default_rng(seed), np.random.default_rng(teacher)
+    judged = {
+        "bm25": theirs.uniform(0.2, 0.5, QUERIES), "teacher": theirs.uniform(0.5, 1, QUERIES),
+        "student": draws.uniform(0.4, 0.9, QUERIES),
+    }  # fmt: skip
+    cpu = {("teacher", "pytorch", "fp32"): 80.0, ("student", "onnxruntime", "fp32"): 8.0}
+    cpu["student", "onnxruntime", "int8"] = 4.0
+    models = [
+        {"model": model, "engine": engine, "precision": precision, "cpu_ms": [ms * each for each in (1, 2, 3)]}
+        for (model, engine, precision), ms in cpu.items()
+    ]
+    models.append({"model": "bm25", "engine": None, "precision": None})
+    for row in models:
+        row["quality"] = {"ndcg@10": judged[row["model"]].tolist(), "tau": judged[row["model"]].tolist()}
+    sizes = {precision: {"size_mb": 1.0, "params": 10} for precision in ("fp32", "int8")}
+    return {
+        "arguments": ["a"], "fingerprint": fingerprint, "models": models, "students": sizes, "host": HOST,
+        "versions": {"torch": "2"},
+    }  # fmt: skip
+
+
+def test_every_query_is_tested_by_one_fold_that_did_not_learn_of_it(quality, source, tmp_path):
+    whole = sorted(row for part in ("train", "dev", "test") for row in read(source, part))
+    quality.write_folds(source, tmp_path / "folds", 5)
+    tested = []
+    for fold in range(5):
+        folder = tmp_path / f"folds/fold-{fold}"
+        parts = {part: read(folder, part) for part in ("train", "dev", "test")}
+        assert sorted(row for rows in parts.values() for row in rows) == whole
+        queries = [{row[0] for row in rows} for rows in parts.values()]
+        assert sum(map(len, queries)) == len(set.union(*queries)) == QUERIES
+        assert (folder / "corpus.jsonl").read_text() == "corpus.jsonl\n"
+        tested += [*queries[2]]
+    assert sorted(tested) == sorted({row[0] for row in whole})
+
+
+def test_the_student_on_labels_alone_has_as_many_pairs_and_no_option_of_augment(quality):
+    options = argparse.Namespace(pairs=0.5, extra=["augment.bm25=5", "teacher.max_length=48"])
+    taught, alone = (
+        quality.command(quality.Job("wikiqa", None, "l2_h384", labels), None, options) for labels in (False, True)
+    )
+    assert set(alone) - set(taught) == {"name=wikiqa-l2_h384-labels", *quality.LABELS}
+    assert set(taught) - set(alone) == {"name=wikiqa-l2_h384", "augment.bm25=5"}
+    assert "student.fit.max_pairs=120000" in alone
+
+
+def test_every_student_it_makes_has_a_config(quality):
+    assert all((SCRIPTS.parents[1] / f"conf/student/{name}.yaml").is_file() for name in quality.STUDENTS)
+
+
+def test_a_record_of_other_arguments_is_not_taken_for_this_runs(quality, tmp_path):
+    path = tmp_path / "keep/one.json.gz"
+    quality.kept_runs.write(path, record())
+    assert quality.kept_runs.read(path, ["a"]) == record()
+    assert quality.kept_runs.read(path, ["b"]) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [(record(1, fingerprint="two"), "fingerprint"), (record(1, teacher=1), "the teacher"), (record(1), None)],
+)
+def test_runs_of_other_data_or_teachers_are_not_judged_together(quality, other, told):
+    problem = quality.differing({"l2": record(), "l1": other})
+    assert problem is None if told is None else told in problem
+
+
+def test_a_set_is_summarised_when_all_its_runs_are_there(quality):
+    jobs = {
+        (labels, name): quality.Job("wikiqa", None, name, labels)
+        for labels in (False, True)
+        for name in ("l2_h384", "l1_h384")
+    }
+    found = {jobs[False, "l2_h384"]: record(1), jobs[False, "l1_h384"]: record(2)}
+    assert quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"]) is None
+    found[jobs[True, "l2_h384"]] = record(3)
+    result = quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
+    one = {row["model"]: np.array(row["quality"]["ndcg@10"]) for row in record(2)["models"]}
+    judged = result["students"]["l1_h384"]["int8"]
+    assert judged["retention"] == pytest.approx(one["student"].mean() / one["teacher"].mean())
+    lift = (one["student"] - one["bm25"]).mean() / (one["teacher"] - one["bm25"]).mean()
+    assert judged["lift_kept"] == pytest.approx(lift)
+    assert judged["speedup"] == pytest.approx(20)
+    assert judged["above"]["bm25"]["difference"] == pytest.approx((one["student"] - one["bm25"]).mean())
+    found[jobs[True, "l2_h384"]] = record(3, fingerprint="two")
+    with pytest.raises(SystemExit, match="cannot be judged together"):
+        quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
