@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ EXPERIMENTS = {  # the recipe of each set: conf/experiment
 STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which takes none longer than the largest
     "l2_h384": 240_000, "l1_h384": 480_000, "l3_h384_f768": 240_000, "l4_h384": 240_000, "l2_h384_f768": 480_000,
     "l2_h256": 240_000, "l1_h256": 480_000, "l1_h192": 480_000, "l3_h256": 240_000, "l2_h192": 480_000,
+    "l2_h128": 480_000,
 }  # fmt: skip
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
@@ -90,12 +92,33 @@ def jobs(sets: dict[str, Path | None], students: list[str]) -> list[Job]:
     return found
 
 
+def student_options(name: str) -> list[str]:
+    """Return the config that a student's name begins with, then the options that the name ends with.
+
+    `l2_h128-first14` reads the first 14 words of an item (or `-idf14`, `-gradient14`); `l2_h384-learned` has embeddings
+    that learn where they would be frozen.
+    """
+    student, *told = name.split("-")
+    options = [student]
+    for each in told:
+        words = re.fullmatch(r"(first|idf|gradient)(\d+)", each)
+        if words is not None:
+            options += [f"student.input.words={words[2]}", f"student.input.keep={words[1]}"]
+        elif each == "learned":
+            options.append("student.freeze_embeddings=false")
+        else:
+            allowed = "first14, idf14, gradient14 (any number) or learned"
+            sys.exit(f"--students {name}: allowed after a config's name is {allowed}, not {each}")
+    return options
+
+
 def command(job: Job, folder: Path | None, options: argparse.Namespace) -> list[str]:
     """Return the arguments of `distill` for a run."""
     extra: list[str] = options.extra
-    arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={job.student}", "bundle=false"]
-    if job.student in STUDENTS:
-        arguments.append(f"student.fit.max_pairs={round(STUDENTS[job.student] * options.pairs)}")
+    student, *asked = student_options(job.student)
+    arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={student}", "bundle=false", *asked]
+    if student in STUDENTS:
+        arguments.append(f"student.fit.max_pairs={round(STUDENTS[student] * options.pairs)}")
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]
@@ -180,11 +203,16 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="a small file for each finished run")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", required=True, help="NAME or NAME=FOLDER")
-    parser.add_argument("--students", nargs="+", default=list(STUDENTS))
+    parser.add_argument(
+        "--students", nargs="+", default=list(STUDENTS),
+        help="NAME; NAME-first14, -idf14, -gradient14: reads so many words of an item; NAME-learned: embeddings too",
+    )  # fmt: skip
     parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
+    for student in options.students:
+        student_options(student)
     if DISTILLED not in options.students:
         parser.error(f"--students must have {DISTILLED}, which is compared with itself trained on labels alone")
     options.work = options.work.resolve()

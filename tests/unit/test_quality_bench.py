@@ -89,6 +89,25 @@ def test_every_student_it_makes_has_a_config(quality):
     assert all((SCRIPTS.parents[1] / f"conf/student/{name}.yaml").is_file() for name in quality.STUDENTS)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("l2_h384", ["student=l2_h384"]),
+        ("l2_h384-learned", ["student=l2_h384", "student.freeze_embeddings=false"]),
+        ("l2_h384-idf20", ["student=l2_h384", "student.input.words=20", "student.input.keep=idf"]),
+    ],
+)
+def test_a_students_name_tells_its_options(quality, name, told):
+    options = argparse.Namespace(pairs=1, extra=[])
+    arguments = quality.command(quality.Job("wikiqa", None, name, False), None, options)
+    assert [each for each in arguments if each.startswith("student")] == [*told, "student.fit.max_pairs=240000"]
+
+
+def test_a_students_name_with_an_option_that_is_not_is_refused(quality):
+    with pytest.raises(SystemExit, match="first14, idf14, gradient14 .any number. or learned, not wide"):
+        quality.student_options("l2_h384-wide")
+
+
 def test_a_record_of_other_arguments_is_not_taken_for_this_runs(quality, tmp_path):
     path = tmp_path / "keep/one.json.gz"
     quality.kept_runs.write(path, record())
