@@ -96,7 +96,7 @@ def student_options(name: str) -> list[str]:
     """Return the config that a student's name begins with, then the options that the name ends with.
 
     `l2_h128-first14` reads the first 14 words of an item (or `-idf14`, `-gradient14`); `l2_h384-learned` has embeddings
-    that learn where they would be frozen.
+    that learn where they would be frozen; `l2_h384-480k` learns from so many pairs.
     """
     student, *told = name.split("-")
     options = [student]
@@ -106,8 +106,10 @@ def student_options(name: str) -> list[str]:
             options += [f"student.input.words={words[2]}", f"student.input.keep={words[1]}"]
         elif each == "learned":
             options.append("student.freeze_embeddings=false")
+        elif pairs := re.fullmatch(r"(\d+)k", each):
+            options.append(f"student.fit.max_pairs={pairs[1]}000")
         else:
-            allowed = "first14, idf14, gradient14 (any number) or learned"
+            allowed = "first14, idf14, gradient14, 480k (any number) or learned"
             sys.exit(f"--students {name}: allowed after a config's name is {allowed}, not {each}")
     return options
 
@@ -117,7 +119,7 @@ def command(job: Job, folder: Path | None, options: argparse.Namespace) -> list[
     extra: list[str] = options.extra
     student, *asked = student_options(job.student)
     arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={student}", "bundle=false", *asked]
-    if student in STUDENTS:
+    if student in STUDENTS and not any("max_pairs" in each for each in asked):
         arguments.append(f"student.fit.max_pairs={round(STUDENTS[student] * options.pairs)}")
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
@@ -205,7 +207,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", required=True, help="NAME or NAME=FOLDER")
     parser.add_argument(
         "--students", nargs="+", default=list(STUDENTS),
-        help="NAME; NAME-first14, -idf14, -gradient14: reads so many words of an item; NAME-learned: embeddings too",
+        help="NAME, or NAME with -first14, -idf14, -gradient14 (words), -learned (embeddings too), -480k (pairs)",
     )  # fmt: skip
     parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")

@@ -90,17 +90,17 @@ def test_every_student_it_makes_has_a_config(quality):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "told", "pairs"),
     [
-        ("l2_h384", ["student=l2_h384"]),
-        ("l2_h384-learned", ["student=l2_h384", "student.freeze_embeddings=false"]),
-        ("l2_h384-idf20", ["student=l2_h384", "student.input.words=20", "student.input.keep=idf"]),
+        ("l2_h384", ["student=l2_h384"], 240_000),
+        ("l2_h384-learned-480k", ["student=l2_h384", "student.freeze_embeddings=false"], 480_000),
+        ("l2_h384-idf20", ["student=l2_h384", "student.input.words=20", "student.input.keep=idf"], 240_000),
     ],
 )
-def test_a_students_name_tells_its_options(quality, name, told):
+def test_a_students_name_tells_its_options(quality, name, told, pairs):
     options = argparse.Namespace(pairs=1, extra=[])
     arguments = quality.command(quality.Job("wikiqa", None, name, False), None, options)
-    assert [each for each in arguments if each.startswith("student")] == [*told, "student.fit.max_pairs=240000"]
+    assert [each for each in arguments if each.startswith("student")] == [*told, f"student.fit.max_pairs={pairs}"]
 
 
 def test_a_students_name_with_an_option_that_is_not_is_refused(quality):
