@@ -109,8 +109,9 @@ def test_help_lists_what_each_group_has(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_experiment_composes(path, tmp_path):
-    done = distill(f"experiment={path.stem}", "--cfg", "job", "--resolve", cwd=tmp_path)
+@pytest.mark.parametrize("change", [[], ["augment=none", "loss=labels"]], ids=["as it is", "labels alone"])
+def test_every_experiment_composes(path, change, tmp_path):
+    done = distill(f"experiment={path.stem}", *change, "--cfg", "job", "--resolve", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
