@@ -18,6 +18,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 SLOW_SECOND = """
 import os, sys, time
 from pathlib import Path
+from distill import ranks
 from distill.stages import Stage, Store
 
 def build(out):
@@ -27,6 +28,7 @@ def build(out):
 
 found = Store(Path(sys.argv[1])).get(Stage("slow", 1, {}), build, every_rank=True)
 assert sorted(path.name for path in found.folder.glob("rank-*")) == ["rank-0", "rank-1"]
+ranks.part()  # as a run does: a process that ends in a group may be aborted by its threads
 """
 
 
