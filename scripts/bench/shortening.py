@@ -1,0 +1,119 @@
+"""What a teacher's ranking loses where it reads fewer words of an item: how many a student may be spared.
+
+python scripts/bench/shortening.py RUN [RUN ...] --words 8 14 20 --keep first idf gradient --out shortening.json
+
+RUN is a finished run. Its teacher, untrained on shortened items, scores the dev split's pairs again, by each choice of
+words that `student.input` has; the order is held against that of whole items. A student trained on shortened items
+does better than this, as it learns what remains to be seen; what stands here is there before any training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from distill import inputs, salience, scores, tokens
+from distill.models import RUN
+from distill.records import RankingData
+from distill.rules import KEEPS
+from distill.schema import Input
+from export.cls_only import load_ranker
+from export.files import write_atomic
+from export.host import describe_host, versions
+from export.measure.quality import agreement, difference_interval, ranking_metrics
+from export.progress import Progress
+from export.runtime.tokens import PairEncoder
+
+METRIC, SPLIT = "ndcg@10", "dev"
+HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A run's teacher and the data that it was trained on."""
+
+    run: Path
+    data: Path
+    folder: Path
+    max_length: int
+    seed: int
+
+    @classmethod
+    def of(cls, run: Path) -> Teacher:
+        """Find the teacher of a finished run."""
+        stages = json.loads((run / RUN).read_text(encoding="utf-8"))["stages"]
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        return cls(run, run / stages["data"], run / stages["teacher"], config["teacher"]["max_length"], config["seed"])
+
+    def weights(self, keep: str) -> inputs.Weights:
+        """Return what words weigh by one of `student.input.keep`."""
+        records = RankingData.open(self.data)
+        if keep == "idf":
+            return inputs.idf(inputs.field_texts(records.items, "all"))
+        if keep == "gradient":
+            model = load_ranker(str(self.folder), cls_only=False)
+            return salience.measure(model, self.folder, self.max_length, records, Input().pairs, self.seed)
+        return {}, 0.0
+
+    def score(self, data: Path) -> tuple[npt.NDArray[np.float32], float]:
+        """Return the scores of the split's pairs, as their texts stand in a data folder, and the tokens of a pair."""
+        records, encoder = RankingData.open(data), PairEncoder.load(self.folder, self.max_length)
+        with tempfile.TemporaryDirectory() as folder:
+            tokens.write(records, encoder, Path(folder))
+            pairs = tokens.PairTokens(records.splits[SPLIT], tokens.TokenTable.open(Path(folder)), encoder)
+            model = load_ranker(str(self.folder), cls_only=True)
+            with Progress("score", len(pairs), "pairs") as bar:
+                found = scores.score_rows(model, pairs, np.arange(len(pairs)), batch_size=64, bf16=False, bar=bar)
+        return found, float(pairs.lengths.mean())
+
+
+def measure(teacher: Teacher, words: list[int], keeps: list[str]) -> dict[str, Any]:
+    """Return what is left of the teacher's order by every choice of words."""
+    split = RankingData.open(teacher.data).splits[SPLIT]
+    whole, length = teacher.score(teacher.data)
+    before = ranking_metrics(whole, split.grade, split.offsets)[METRIC]
+    rows: list[dict[str, Any]] = [{"keep": None, "words": None, "tokens": length, METRIC: float(np.nanmean(before))}]
+    for keep in keeps:
+        weights = teacher.weights(keep)
+        for number in words:
+            with tempfile.TemporaryDirectory() as folder:
+                inputs.write(teacher.data, Input(words=number, keep=keep), weights, Path(folder))
+                found, length = teacher.score(Path(folder))
+            after = ranking_metrics(found, split.grade, split.offsets)[METRIC]
+            rows.append({
+                "keep": keep, "words": number, "tokens": length, METRIC: float(np.nanmean(after)),
+                "difference": float(np.nanmean(after - before)),
+                "interval": difference_interval(after, before, **HOW),
+                "tau": float(np.nanmean(agreement(found, whole, split.offsets)["tau"])),
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    summary = RankingData.open(teacher.data).summary
+    return {"data": summary["name"], "queries": len(split.query), "pairs": split.pairs, "rows": rows}
+
+
+def main() -> None:
+    """Shorten the items of every run's data for its teacher."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--words", type=int, nargs="+", default=[8, 14, 20])
+    parser.add_argument("--keep", nargs="+", choices=KEEPS, default=list(KEEPS))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    results = [measure(Teacher.of(run), options.words, options.keep) for run in options.runs]
+    if options.out:
+        content = {
+            "results": results, "host": describe_host(), "versions": versions(["rankdistill", "torch", "transformers"]),
+        }  # fmt: skip
+        write_atomic(options.out, json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
