@@ -36,7 +36,7 @@ EXPERIMENTS = {  # the recipe of each set: conf/experiment
 STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which takes none longer than the largest
     "l2_h384": 240_000, "l1_h384": 480_000, "l3_h384_f768": 240_000, "l4_h384": 240_000, "l2_h384_f768": 480_000,
     "l2_h256": 240_000, "l1_h256": 480_000, "l1_h192": 480_000, "l3_h256": 240_000, "l2_h192": 480_000,
-    "l2_h128": 480_000,
+    "l2_h128": 480_000, "l1_h128": 480_000,
 }  # fmt: skip
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
