@@ -63,11 +63,12 @@ def write(path: Path, content: Record) -> None:
 
 
 def read(path: Path, arguments: Sequence[str]) -> Record | None:
-    """Return the record of a run with these arguments, None if there is none or it does not say what data it is of."""
+    """Return the record of a run with these arguments in any order; None if there is none, or it tells no data."""
     if not path.is_file():
         return None
     content: Record = json.loads(gzip.decompress(path.read_bytes()))
-    return content if content["arguments"] == [*arguments] and "fingerprint" in content else None
+    same = sorted(content["arguments"]) == sorted(arguments)
+    return content if same and "fingerprint" in content else None
 
 
 def differing(runs: Mapping[str, Record]) -> str | None:

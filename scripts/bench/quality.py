@@ -92,35 +92,34 @@ def jobs(sets: dict[str, Path | None], students: list[str]) -> list[Job]:
     return found
 
 
-def student_options(name: str) -> list[str]:
-    """Return the config that a student's name begins with, then the options that the name ends with.
+def student_options(name: str, share: float) -> list[str]:
+    """Return the options that a student's name tells: its config, and how that is changed.
 
     `l2_h128-first14` reads the first 14 words of an item (or `-idf14`, `-gradient14`); `l2_h384-learned` has embeddings
-    that learn where they would be frozen; `l2_h384-480k` learns from so many pairs.
+    that learn where they would be frozen; `l2_h384-480k` learns from so many pairs, in place of `share` of what
+    `STUDENTS` says.
     """
     student, *told = name.split("-")
-    options = [student]
+    options, pairs = [f"student={student}"], STUDENTS.get(student, 0) * share
     for each in told:
-        words = re.fullmatch(r"(first|idf|gradient)(\d+)", each)
+        words, number = re.fullmatch(r"(first|idf|gradient)(\d+)", each), re.fullmatch(r"(\d+)k", each)
         if words is not None:
             options += [f"student.input.words={words[2]}", f"student.input.keep={words[1]}"]
         elif each == "learned":
             options.append("student.freeze_embeddings=false")
-        elif pairs := re.fullmatch(r"(\d+)k", each):
-            options.append(f"student.fit.max_pairs={pairs[1]}000")
+        elif number is not None:
+            pairs = int(number[1]) * 1000
         else:
             allowed = "first14, idf14, gradient14, 480k (any number) or learned"
             sys.exit(f"--students {name}: allowed after a config's name is {allowed}, not {each}")
-    return options
+    return options + ([f"student.fit.max_pairs={round(pairs)}"] if pairs else [])
 
 
 def command(job: Job, folder: Path | None, options: argparse.Namespace) -> list[str]:
     """Return the arguments of `distill` for a run."""
     extra: list[str] = options.extra
-    student, *asked = student_options(job.student)
-    arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", f"student={student}", "bundle=false", *asked]
-    if student in STUDENTS and not any("max_pairs" in each for each in asked):
-        arguments.append(f"student.fit.max_pairs={round(STUDENTS[student] * options.pairs)}")
+    asked = student_options(job.student, options.pairs)
+    arguments = [f"experiment={EXPERIMENTS[job.set]}", f"name={job.name}", *asked, "bundle=false"]
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]
@@ -214,7 +213,7 @@ def main() -> None:
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
     for student in options.students:
-        student_options(student)
+        student_options(student, options.pairs)
     if DISTILLED not in options.students:
         parser.error(f"--students must have {DISTILLED}, which is compared with itself trained on labels alone")
     options.work = options.work.resolve()

@@ -105,7 +105,7 @@ def test_a_students_name_tells_its_options(quality, name, told, pairs):
 
 def test_a_students_name_with_an_option_that_is_not_is_refused(quality):
     with pytest.raises(SystemExit, match="learned, not wide"):
-        quality.student_options("l2_h384-wide")
+        quality.student_options("l2_h384-wide", 1.0)
 
 
 def test_a_record_of_other_arguments_is_not_taken_for_this_runs(quality, tmp_path):
