@@ -26,7 +26,8 @@ from typing import Any
 
 import kept_runs
 import numpy as np
-from kept_runs import BASELINES, MAIN, Record, compare, differing, judge, values
+import points
+from kept_runs import BASELINES, Record, compare, differing, judge, values
 
 from export.files import write_atomic
 
@@ -182,15 +183,16 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
     teacher = values(reference, "teacher", "fp32")
     baselines = {b: values(reference, b, "fp32") for b in BASELINES}
     int8, alone = values(reference, "student", "int8"), values(labels, "student", "int8")
+    judged = {
+        s: {p: judge(records, p) for p in ("fp32", "int8")} | {"host": records[0]["host"]}
+        for s, records in runs.items()
+    }
     return {
         "queries": len(teacher),
         "teacher": float(np.nanmean(teacher)),
         "baselines": {b: float(np.nanmean(v)) for b, v in baselines.items() if v is not None},
         "teacher_above": {b: compare(teacher, v) for b, v in baselines.items() if v is not None},
-        "students": {
-            s: {p: judge(records, p) for p in ("fp32", "int8")} | {"host": records[0]["host"]}
-            for s, records in runs.items()
-        },
+        "students": judged,
         "labels_alone": float(np.nanmean(alone)),
         "distilled_above_labels": compare(int8, alone),
         "versions": reference[0]["versions"],
@@ -233,19 +235,19 @@ def main() -> None:
             found[job] = record
     before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"sets": {}, "runs": {}}
     new = {name: summarise(found, name, options.students) for name in sets}
+    results = before["sets"] | {name: result for name, result in new.items() if result is not None}
     content = {
-        "sets": before["sets"] | {name: result for name, result in new.items() if result is not None},
+        "sets": {
+            name: result | points.answers({student: each["int8"] for student, each in result["students"].items()})
+            for name, result in results.items()
+        },
         "runs": before["runs"] | {job.name: command(job, None, options) for job in found},
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
+    print(points.table(content["sets"]))
     for name, result in content["sets"].items():
         print(f"{name}: teacher {result['teacher']:.3f}, labels alone {result['labels_alone']:.3f}")
-        for student, forms in result["students"].items():
-            form = forms["int8"]
-            print(
-                f"  {student}: {form[MAIN]:.3f}, retention {form['retention']:.3f}, lift {form['lift_kept']:.3f}, "
-                f"tau {form['tau']:.3f}, speed-up {form['speedup']:.1f} from {form['speedup_ci'][0]:.1f}"
-            )
+        print("\n".join(f"  {points.told(point)}" for point in result["points"]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""What is asked of students: how much of the ranking at which speed, and who is on the front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from export.measure.pareto import front
+
+POINTS = ((0.995, 5), (0.99, 15), (0.97, 30), (0.94, 60))  # retention at a speed-up over the teacher in PyTorch
+LIFTS = ((0.97, 5), (0.9, 15))  # lift kept at a speed-up
+
+Students = Mapping[str, Mapping[str, Any]]  # what `kept_runs.judge` says of each
+
+
+def on_front(students: Students) -> list[str]:
+    """Return those that no other one beats in retention and speed-up together, the slowest first."""
+    values = np.array([[each["retention"], each["speedup"]] for each in students.values()])
+    best = [name for name, kept in zip(students, front(values, [True, True]), strict=True) if kept]
+    return sorted(best, key=lambda name: float(students[name]["speedup"]))
+
+
+def reached(students: Students) -> list[dict[str, Any]]:
+    """Return what was asked for, and of the students that are fast enough the one that keeps most.
+
+    `met` says by what it reaches the point: "bounds", the lower ends of both its intervals; "means"; or None. `student`
+    is None where none is fast enough.
+    """
+    found = []
+    for quality, asked in (("retention", POINTS), ("lift_kept", LIFTS)):
+        for least, times in asked:
+            fast = {name: each for name, each in students.items() if each["speedup"] >= times}
+            name = max(fast, key=lambda n, q=quality: fast[n][q], default=None)
+            point: dict[str, Any] = {quality: least, "speedup": times, "student": name, "met": None}
+            if name is not None and fast[name][quality] >= least:
+                lower = (fast[name][f"{quality}_ci"][0], fast[name]["speedup_ci"][0])
+                point["met"] = "bounds" if lower[0] >= least and lower[1] >= times else "means"
+            found.append(point)
+    return found
+
+
+def answers(students: Students) -> dict[str, Any]:
+    """Return both, for the results."""
+    return {"front": on_front(students), "points": reached(students)}
+
+
+def told(point: Mapping[str, Any]) -> str:
+    """Return a point in words."""
+    quality = "retention" if "retention" in point else "lift_kept"
+    met = {"bounds": "reached, lower bounds too", "means": "reached by means", None: "not reached"}[point["met"]]
+    return f"{quality} {point[quality]} at {point['speedup']}x: {met} ({point['student'] or 'none is as fast'})"
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table of every set's students in int8, the slowest first; in bold the front."""
+    lines = ["| set | student | nDCG@10 | retention | lift kept | tau | speed-up | MB |", "|---" * 8 + "|"]
+    for name, result in results.items():
+        students = {student: each["int8"] for student, each in result["students"].items()}
+        best = on_front(students)
+        for student, each in sorted(students.items(), key=lambda item: float(item[1]["speedup"])):
+            low, high = each["speedup_ci"]
+            cells = [
+                name, f"**{student}**" if student in best else student, _digits(each["ndcg@10"]),
+                _share(each["retention"], each["retention_ci"]), _digits(each["lift_kept"]), _digits(each["tau"]),
+                f"{each['speedup']:.1f} [{low:.1f}, {high:.1f}]", f"{each['size_mb']:.1f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _share(value: float, interval: list[float]) -> str:
+    return f"{value:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
