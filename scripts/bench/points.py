@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,56 @@ def _digits(value: float) -> str:
 
 def _share(value: float, interval: list[float]) -> str:
     return f"{value:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
+
+
+def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw every set's students in int8, retention over speed-up with both intervals, as an SVG or PNG file.
+
+    The front is filled and joined; a grey cross is a point that was asked for.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["svg.hashsalt"] = "points"
+    from matplotlib import pyplot as plt
+
+    rows = -(-len(results) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.6 * rows), squeeze=False, sharex=True, layout="constrained")
+    for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
+        _panel(axis, {student: each["int8"] for student, each in result["students"].items()})
+        axis.set_title(f"{name}: teacher {_digits(result['teacher'])} nDCG@10, {result['queries']} queries", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("speed-up over the teacher in PyTorch, CPU time a query", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("retention, %", fontsize=8)
+    for axis in axes.flat[len(results) :]:
+        axis.axis("off")
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def _panel(axis: Any, students: Students) -> None:
+    best = on_front(students)
+    line = [(students[name]["speedup"], students[name]["retention"] * 100) for name in best]
+    axis.plot(*zip(*line, strict=True), color="tab:blue", linewidth=1, zorder=1)
+    for name, each in students.items():
+        x, y, colour = each["speedup"], each["retention"] * 100, "tab:blue" if name in best else "darkgrey"
+        low, high = (each["retention_ci"][end] * 100 for end in (0, 1))
+        slow, fast = each["speedup_ci"]
+        axis.errorbar(
+            x, y, xerr=[[x - slow], [fast - x]], yerr=[[y - low], [high - y]], color=colour, elinewidth=0.7, marker="o",
+            markersize=4, markerfacecolor=colour if name in best else "white",
+        )  # fmt: skip
+        axis.annotate(
+            name, (x, y), textcoords="offset points", xytext=(4, 4 if name in best else -9), fontsize=7, color=colour
+        )
+    asked = [(times, least * 100) for least, times in POINTS]
+    axis.plot(*zip(*asked, strict=True), linestyle="none", marker="x", markersize=7, color="black", alpha=0.5)
+    axis.set_xscale("log")
+    axis.set_xlim(4, 260)  # room for the names of the fastest
+    ticks = [5, 10, 15, 30, 60, 120]
+    axis.set_xticks(ticks, [f"{tick}x" for tick in ticks])
+    axis.minorticks_off()
+    axis.tick_params(labelsize=8)
+    axis.axhline(100, color="grey", linewidth=0.5, linestyle=":")

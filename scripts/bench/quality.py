@@ -211,6 +211,7 @@ def main() -> None:
         help="NAME, or NAME with -first14, -idf14, -gradient14 (words), -learned (embeddings too), -480k (pairs)",
     )  # fmt: skip
     parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
+    parser.add_argument("--plot", type=Path, help="an SVG or PNG file with every set's students")
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
     parser.add_argument("extra", nargs="*", help="further arguments of distill, after --")
     options = parser.parse_args()
@@ -244,6 +245,8 @@ def main() -> None:
         "runs": before["runs"] | {job.name: command(job, None, options) for job in found},
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
+    if options.plot:
+        points.draw(content["sets"], options.plot)
     print(points.table(content["sets"]))
     for name, result in content["sets"].items():
         print(f"{name}: teacher {result['teacher']:.3f}, labels alone {result['labels_alone']:.3f}")

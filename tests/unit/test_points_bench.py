@@ -60,3 +60,13 @@ def test_the_table_has_the_front_in_bold(points):
     _, _, first, second = points.table({"games": {"students": students}}).splitlines()
     assert first == "| games | a | .450 | 90.0% [90.0, 90.0] | .500 | .700 | 6.0 [6.0, 6.0] | 1.0 |"
     assert second.startswith("| games | **b** | .475 | 95.0%")
+
+
+def test_the_plot_names_every_set_and_student(points, tmp_path):
+    students = {name: {"int8": each} for name, each in (("a", student(0.9, 6.0)), ("b", student(0.95, 60.0)))}
+    results = {name: {"students": students, "teacher": 0.5, "queries": 7} for name in ("games", "films", "shops")}
+    path = tmp_path / "plot.svg"
+    points.draw(results, path)
+    text = path.read_text()
+    assert all(f">{name}: teacher .500 nDCG@10, 7 queries<" in text for name in results)
+    assert text.count(">a<") == text.count(">b<") == 3
