@@ -3,8 +3,8 @@
 python scripts/bench/shortening.py RUN [RUN ...] --words 8 14 20 --keep first idf gradient --out shortening.json
 
 RUN is a finished run. Its teacher, untrained on shortened items, scores the dev split's pairs again, by each choice of
-words that `student.input` has; the order is held against that of whole items. A student trained on shortened items
-does better than this, as it learns what remains to be seen; what stands here is there before any training.
+words that `student.input` has; the order is held against that of whole items. It tells where to begin; what a student
+keeps that is trained on shortened items, only its own run tells.
 """
 
 from __future__ import annotations
