@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
+from kept_runs import HOW, MAIN
 
 from distill import inputs, salience, scores, tokens
 from distill.models import RUN
@@ -32,15 +33,13 @@ from export.measure.quality import agreement, difference_interval, ranking_metri
 from export.progress import Progress
 from export.runtime.tokens import PairEncoder
 
-METRIC, SPLIT = "ndcg@10", "dev"
-HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
+SPLIT = "dev"
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A run's teacher and the data that it was trained on."""
 
-    run: Path
     data: Path
     folder: Path
     max_length: int
@@ -51,7 +50,7 @@ class Teacher:
         """Find the teacher of a finished run."""
         stages = json.loads((run / RUN).read_text(encoding="utf-8"))["stages"]
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        return cls(run, run / stages["data"], run / stages["teacher"], config["teacher"]["max_length"], config["seed"])
+        return cls(run / stages["data"], run / stages["teacher"], config["teacher"]["max_length"], config["seed"])
 
     def weights(self, keep: str) -> inputs.Weights:
         """Return what words weigh by one of `student.input.keep`."""
@@ -79,17 +78,17 @@ def measure(teacher: Teacher, words: list[int], keeps: list[str]) -> dict[str, A
     """Return what is left of the teacher's order by every choice of words."""
     split = RankingData.open(teacher.data).splits[SPLIT]
     whole, length = teacher.score(teacher.data)
-    before = ranking_metrics(whole, split.grade, split.offsets)[METRIC]
-    rows: list[dict[str, Any]] = [{"keep": None, "words": None, "tokens": length, METRIC: float(np.nanmean(before))}]
+    before = ranking_metrics(whole, split.grade, split.offsets)[MAIN]
+    rows: list[dict[str, Any]] = [{"keep": None, "words": None, "tokens": length, MAIN: float(np.nanmean(before))}]
     for keep in keeps:
         weights = teacher.weights(keep)
         for number in words:
             with tempfile.TemporaryDirectory() as folder:
                 inputs.write(teacher.data, Input(words=number, keep=keep), weights, Path(folder))
                 found, length = teacher.score(Path(folder))
-            after = ranking_metrics(found, split.grade, split.offsets)[METRIC]
+            after = ranking_metrics(found, split.grade, split.offsets)[MAIN]
             rows.append({
-                "keep": keep, "words": number, "tokens": length, METRIC: float(np.nanmean(after)),
+                "keep": keep, "words": number, "tokens": length, MAIN: float(np.nanmean(after)),
                 "difference": float(np.nanmean(after - before)),
                 "interval": difference_interval(after, before, **HOW),
                 "tau": float(np.nanmean(agreement(found, whole, split.offsets)["tau"])),
