@@ -8,7 +8,7 @@ from pathlib import Path
 from distill import inputs as inputs_
 from distill import models
 from distill.records import RankingData, RankingLayout
-from distill.schema import Config, Draw
+from distill.schema import Config, Draw, Input
 from distill.stages import Built, Stage, Store, hash_files
 from export.runtime.tokens import PairEncoder
 
@@ -86,17 +86,28 @@ def inputs(store: Store, config: Config, data: Built, teacher: Built) -> Built:
 
     def build(out: Path) -> None:
         records = RankingData.open(data.folder)
-        weights: inputs_.Weights = ({}, 0.0)  # all are equal, and of equals the first are kept
-        if by_gradient:
-            from distill import salience
-            from export.cls_only import load_ranker
-
-            model = load_ranker(str(teacher.folder), cls_only=False)
-            weights = salience.measure(
-                model, teacher.folder, config.teacher.max_length, records, asked.pairs, config.seed
-            )
-        elif asked.keep == "idf":
-            weights = inputs_.idf(inputs_.field_texts(records.items, asked.fields))
+        weights = word_weights(asked, records, teacher.folder, config.teacher.max_length, config.seed)
         inputs_.write(data.folder, asked, weights, out)
 
     return store.get(stage, build)
+
+
+def word_weights(asked: Input, records: RankingData, teacher: Path, max_length: int, seed: int) -> inputs_.Weights:
+    """Return what words weigh by `asked.keep`; where the first are kept, all weigh the same.
+
+    Args:
+        asked: what a student reads.
+        records: the data set.
+        teacher: its folder; read where its gradient is asked.
+        max_length: tokens of a pair that it reads.
+        seed: of the pairs whose gradient is taken.
+    """
+    if asked.keep == "idf":
+        return inputs_.idf(inputs_.field_texts(records.items, asked.fields))
+    if asked.keep == "gradient" and asked.words is not None:
+        from distill import salience
+        from export.cls_only import load_ranker
+
+        model = load_ranker(str(teacher), cls_only=False)
+        return salience.measure(model, teacher, max_length, records, asked.pairs, seed)
+    return {}, 0.0

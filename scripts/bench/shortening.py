@@ -21,7 +21,8 @@ import numpy.typing as npt
 import yaml
 from kept_runs import HOW, MAIN
 
-from distill import inputs, salience, scores, tokens
+from distill import inputs, scores, tokens
+from distill.gathering import word_weights
 from distill.models import RUN
 from distill.records import RankingData
 from distill.rules import KEEPS
@@ -52,16 +53,6 @@ class Teacher:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         return cls(run / stages["data"], run / stages["teacher"], config["teacher"]["max_length"], config["seed"])
 
-    def weights(self, keep: str) -> inputs.Weights:
-        """Return what words weigh by one of `student.input.keep`."""
-        records = RankingData.open(self.data)
-        if keep == "idf":
-            return inputs.idf(inputs.field_texts(records.items, "all"))
-        if keep == "gradient":
-            model = load_ranker(str(self.folder), cls_only=False)
-            return salience.measure(model, self.folder, self.max_length, records, Input().pairs, self.seed)
-        return {}, 0.0
-
     def score(self, data: Path) -> tuple[npt.NDArray[np.float32], float]:
         """Return the scores of the split's pairs, as their texts stand in a data folder, and the tokens of a pair."""
         records, encoder = RankingData.open(data), PairEncoder.load(self.folder, self.max_length)
@@ -76,12 +67,14 @@ class Teacher:
 
 def measure(teacher: Teacher, words: list[int], keeps: list[str]) -> dict[str, Any]:
     """Return what is left of the teacher's order by every choice of words."""
-    split = RankingData.open(teacher.data).splits[SPLIT]
+    records = RankingData.open(teacher.data)
+    split = records.splits[SPLIT]
     whole, length = teacher.score(teacher.data)
     before = ranking_metrics(whole, split.grade, split.offsets)[MAIN]
     rows: list[dict[str, Any]] = [{"keep": None, "words": None, "tokens": length, MAIN: float(np.nanmean(before))}]
     for keep in keeps:
-        weights = teacher.weights(keep)
+        asked = Input(keep=keep, words=words[0])
+        weights = word_weights(asked, records, teacher.folder, teacher.max_length, teacher.seed)
         for number in words:
             with tempfile.TemporaryDirectory() as folder:
                 inputs.write(teacher.data, Input(words=number, keep=keep), weights, Path(folder))
@@ -94,8 +87,7 @@ def measure(teacher: Teacher, words: list[int], keeps: list[str]) -> dict[str, A
                 "tau": float(np.nanmean(agreement(found, whole, split.offsets)["tau"])),
             })  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
-    summary = RankingData.open(teacher.data).summary
-    return {"data": summary["name"], "queries": len(split.query), "pairs": split.pairs, "rows": rows}
+    return {"data": records.summary["name"], "queries": len(split.query), "pairs": split.pairs, "rows": rows}
 
 
 def main() -> None:
