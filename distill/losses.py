@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MASKED = -1e4  # a logit that no candidate has; exp of it is 0 in fp32 and bf16
+MASKED = -1e30  # what fills a group up, once divided by a temperature: far below any candidate, and finite
 
 
 def listwise_labels(scores: Tensor, grades: Tensor, mask: Tensor) -> Tensor:

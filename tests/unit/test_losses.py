@@ -253,6 +253,16 @@ def test_what_a_group_is_filled_up_with_does_not_matter(loss):
     assert (gradients[0][~mask] == 0).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-12])
+def test_low_temperatures_leave_nothing_to_what_a_group_is_filled_up_with(temperature):
+    student, teacher = torch.tensor([[-7.0, -8.0, -9.0]]), torch.tensor([[-9.0, -8.0, -7.0]])
+    whole = losses.kl(student, teacher, torch.ones(1, 3, dtype=torch.bool), temperature)
+    student, teacher = (torch.cat([each, torch.zeros(1, 2)], dim=1) for each in (student, teacher))
+    mask = torch.tensor([[True, True, True, False, False]])
+    assert whole > 0
+    assert losses.kl(student, teacher, mask, temperature) == whole
+
+
 @every_distillation
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_gradients_are_finite_and_zero_where_filled(loss, scale):
