@@ -30,6 +30,7 @@ from distill.schema import (
     SimilarityWarm,
     SlateData,
     StateTerm,
+    Vocabulary,
     Weight8,
 )
 from distill.tracker_uri import uri_problem, without_password
@@ -94,7 +95,11 @@ def _step_checks(config: Config) -> Iterator[str]:
 
 
 def _vocabulary_checks(config: Config) -> Iterator[str]:
-    safety = config.student.vocabulary.safety
+    asked, default = config.student.vocabulary, Vocabulary()
+    safety = asked.safety
+    if asked.max_unknown != default.max_unknown and asked.min_count is None:
+        allowed = f"{default.max_unknown:g} with student.vocabulary.min_count=null: all are kept"
+        yield problem("student.vocabulary.max_unknown", asked.max_unknown, allowed)
     if safety is not None and not Path(safety).expanduser().is_file():
         yield problem("student.vocabulary.safety", safety, "an existing file, one text a line")
     if safety is not None and config.student.vocabulary.min_count is None:

@@ -120,6 +120,8 @@ def always_kept(options: Vocabulary, tokenizer: Path) -> tuple[int, Int64]:
         ConfigError: if the tokenizer is no WordPiece with an unknown token, or has no token for a part of the texts.
     """
     loaded = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    loaded.no_truncation()  # a tokenizer's file may say so, and then of a long text only the beginning would count
+    loaded.no_padding()
     model = loaded.model
     unknown = loaded.token_to_id(model.unk_token) if isinstance(model, models.WordPiece) else None
     if unknown is None:
@@ -189,7 +191,10 @@ def _safety_texts(path: str | None) -> list[str]:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"student.vocabulary.safety={path}: allowed is a file of texts in UTF-8 ({error})") from error
-    return list(dict.fromkeys(line for line in map(str.strip, text.splitlines()) if line))
+    texts = list(dict.fromkeys(line for line in map(str.strip, text.splitlines()) if line))
+    if not texts:
+        raise ConfigError(f"student.vocabulary.safety={path}: allowed is a file of texts, one a line; it has none")
+    return texts
 
 
 def _words(tokenizer: Tokenizer, text: str) -> Sequence[str]:

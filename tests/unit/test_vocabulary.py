@@ -102,11 +102,28 @@ def test_safety_texts_keep_their_tokens(encoder, tmp_path):
     assert np.setdiff1d(plain, more).size == 0
 
 
+def test_a_long_safety_text_counts_to_its_end(encoder, tmp_path):
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    tokenizer.enable_truncation(4)  # as the files of many models say
+    tokenizer.enable_padding(length=4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    words, file = sorted(set(WORDS)), tmp_path / "safety.txt"
+    file.write_text(" ".join(words), encoding="utf-8")
+    _, kept = always_kept(Vocabulary(min_count=1, safety=str(file)), tmp_path)
+    assert {tokenizer.token_to_id(word) for word in words} <= set(kept.tolist())
+    file.write_text(" ".join([*words, "☃"]), encoding="utf-8")
+    with pytest.raises(ConfigError, match="it has none for a part of"):
+        always_kept(Vocabulary(min_count=1, safety=str(file)), tmp_path)
+
+
 def test_safety_texts_without_tokens_are_told(encoder, tmp_path):
     file = tmp_path / "safety.txt"
     file.write_text("red\nred ☃ cup\n☂\n東京\n🙂\n", encoding="utf-8")
     expected = r"student\.vocabulary\.safety=.*safety\.txt: allowed are texts .* 'red ☃ cup', '☂', '東京' and 1 more"
     with pytest.raises(ConfigError, match=expected):
+        always_kept(Vocabulary(min_count=1, safety=str(file)), encoder)
+    file.write_text(" \n\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"safety\.txt: allowed is a file of texts, one a line; it has none"):
         always_kept(Vocabulary(min_count=1, safety=str(file)), encoder)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"safety\.txt: allowed is a file of texts in UTF-8"):
@@ -260,6 +277,10 @@ def test_options_are_checked_before_anything_is_trained(tmp_path):
     (tmp_path / "texts").write_text("red")
     for overrides, message in (
         (["student.vocabulary.min_count=0"], "student.vocabulary.min_count=0: allowed is a number >= 1"),
+        (
+            ["student.vocabulary.max_unknown=0.5"],
+            "allowed is 0.001 with student.vocabulary.min_count=null: all are kept",
+        ),
         (["student.vocabulary.max_unknown=1.5"], "student.vocabulary.max_unknown=1.5: allowed is a number from 0"),
         (
             ["student.vocabulary.min_count=1", "student.vocabulary.safety=/no/where"],
