@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,11 @@ from distill.records import (
 from distill.schema import Draw
 from distill.tokens import PairTokens, TokenColumn, TokenTable
 from export.progress import Progress
+from export.runtime.shortener import CHARACTERS
 from export.runtime.tokens import PairEncoder
 
+# as white space parts them, and each character by itself where none does
+WORDS = re.compile(rf"[{CHARACTERS}]|[^\s{CHARACTERS}]+")
 PAIRS, QUERIES, VECTORS = "pairs.arrow", "queries.arrow", "vectors.npy"
 INDEX_BATCH = 8192  # items handed to BM25 at a time
 
@@ -56,7 +60,7 @@ class Neighbours:
         """Index a data set's items."""
         index = BM25(data.items.batches(INDEX_BATCH)) if counts.bm25 else None
         shown = np.bincount(data.splits["train"].item, minlength=len(data.items)) + 1.0  # an item never shown can come
-        return cls(index, vectors, np.cumsum(shown / shown.sum()), counts)
+        return cls(index, vectors, np.cumsum(shown) / shown.sum(), counts)
 
     def draw(self, text: str, vector: Float32 | None, known: Int32, rng: np.random.Generator) -> dict[str, Int32]:
         """Return rows of items by source, none of them `known` and none twice."""
@@ -104,7 +108,7 @@ def write(
     """
     rng = np.random.default_rng(counts.seed)
     split = data.splits["train"]
-    made = without_held_out(make_queries(data, counts, rng), data, encoder)
+    made = new_queries(make_queries(data, counts, rng), data, encoder)
     neighbours = Neighbours.of(data, counts, vectors[1] if vectors else None)
     of_made = embed(made) if vectors else None
     if of_made is not None:
@@ -150,25 +154,47 @@ def make_queries(data: RankingData, counts: Draw, rng: np.random.Generator) -> l
     - The first half of one training query's words and the second half of another's (`crossed_queries`): histories and
       searches that nobody had, of words that go together as far as halves do.
     """
-    own = [text.split() for text in data.queries.texts(data.splits["train"].query)]
+    own = [_Words.of(text) for text in data.queries.texts(data.splits["train"].query)]
     lengths = [max(1, len(words)) for words in own]
     made = []
     items = rng.choice(len(data.items), min(counts.item_queries, len(data.items)), replace=False)
     for text in data.items.texts(items.astype(np.int32)):
-        made.append(" ".join(text.split()[: rng.choice(lengths)]))
+        made.append(_Words.of(text).part(0, int(rng.choice(lengths))))
     for _ in range(counts.crossed_queries):
         one, other = (own[number] for number in rng.integers(len(own), size=2))
-        made.append(" ".join([*one[: (len(one) + 1) // 2], *other[(len(other) + 1) // 2 :]]))
+        halves = one.part(0, (len(one) + 1) // 2), other.part((len(other) + 1) // 2, len(other))
+        made.append(" ".join(half for half in halves if half))
     return list(dict.fromkeys(text for text in made if text))
 
 
-def without_held_out(made: list[str], data: RankingData, encoder: PairEncoder) -> list[str]:
-    """Return the made queries that are none of dev or test: those that read the same in any case, token by token.
+@dataclass(frozen=True)
+class _Words:
+    """A text's words by where they stand; a character of Chinese or Japanese is one."""
 
-    A student that learns the teacher's scores for a query that it is tested on would be tested on what it has seen.
+    text: str
+    spans: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, text: str) -> _Words:
+        return cls(text, [match.span() for match in WORDS.finditer(text)])
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def part(self, start: int, stop: int) -> str:
+        """Return the words from one to before another, as they are written but for white space."""
+        spans = self.spans[start:stop]
+        return " ".join(self.text[spans[0][0] : spans[-1][1]].split()) if spans else ""
+
+
+def new_queries(made: list[str], data: RankingData, encoder: PairEncoder) -> list[str]:
+    """Return the made queries that read, in any case and token by token, like none of the data set's own.
+
+    A student that learns the teacher's scores for a query that it is tested on would be tested on what it has seen; and
+    one of train has pairs that are known, which would be drawn a second time.
     """
-    held_out = [row for name, split in data.splits.items() if name != "train" for row in split.query.tolist()]
-    seen = {ids.tobytes() for ids in encoder.ids(_folded(data.queries.texts(held_out)))}
+    own = [row for split in data.splits.values() for row in split.query.tolist()]
+    seen = {ids.tobytes() for ids in encoder.ids(_folded(data.queries.texts(own)))}
     return [text for text, ids in zip(made, encoder.ids(_folded(made)), strict=True) if ids.tobytes() not in seen]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,13 +71,11 @@ def test_dev_and_test_queries_get_none(data, drawn):
     assert not rows & held_out
 
 
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_no_made_query_reads_like_one_of_dev_or_test(data, encoder, split):
-    held_out = data.queries.texts(data.splits[split].query)
-    own = data.queries.texts(data.splits["train"].query)[0]
-    made = [held_out[0], f"  {held_out[1].upper()} ", f"{held_out[0]} {held_out[1]}", own]
-    kept = augment.without_held_out(made, data, PairEncoder.load(encoder, 24))
-    assert kept == made[2:]
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_no_made_query_reads_like_one_that_is_judged(data, encoder, split):
+    own = data.queries.texts(data.splits[split].query)
+    made = [own[0], f"  {own[1].upper()} ", f"{own[0]} {own[1]}"]
+    assert augment.new_queries(made, data, PairEncoder.load(encoder, 24)) == made[2:]
 
 
 def test_items_that_begin_like_a_test_query_make_no_query(tmp_path, encoder):
@@ -143,6 +143,43 @@ def test_made_queries_are_of_the_datas_words_and_lengths(data):
         words = query.split()
         assert any(words[: len(one)] == one and words[len(one) :] == two for one, _ in halves for _, two in halves)
     assert made == augment.make_queries(data, counts, np.random.default_rng(0))
+
+
+def texts_of(queries, items):
+    """Return a data set of nothing but these texts, all queries in train."""
+    rows = np.arange(len(queries), dtype=np.int32)
+    split = Split(rows, np.arange(len(rows) + 1), np.zeros(len(rows), np.int32), np.ones(len(rows), np.int32))
+    return SimpleNamespace(queries=Texts(queries), items=Texts(items), splits={"train": split})
+
+
+class Texts(list):
+    def texts(self, rows):
+        return [self[row] for row in rows]
+
+
+def test_a_character_of_chinese_is_a_word_of_a_made_query():
+    data = texts_of(["红色的台灯", "usb 充电线"], ["黑色手机壳现代简约风格", "LED 台灯,暖光"])
+    made = augment.make_queries(data, Draw(item_queries=2, crossed_queries=60), np.random.default_rng(0))
+    # as many words as one of the queries: five, or four
+    assert set(made[:2]) <= {"黑色手机壳", "黑色手机", "LED 台灯,暖", "LED 台灯,"}
+    halves = ["红色的", "台灯"], ["usb 充", "电线"]
+    crossed = {f"{one} {other}" for one, _ in halves for _, other in halves}
+    assert set(made[2:]) == crossed
+
+
+WRITTEN = st.text(st.sampled_from("ab 红灯カ,-\n"), max_size=20)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WRITTEN, st.integers(0, 9), st.integers(0, 9))
+def test_parts_of_a_text_are_its_words_in_its_spelling(text, start, stop):
+    words = augment._Words.of(text)
+    whole = " ".join(text.split())
+    assert words.part(0, len(words)) == whole
+    assert len(words) == sum(len(re.findall("[红灯カ]|[^红灯カ]+", word)) for word in text.split())
+    part = words.part(start, stop)
+    assert part in whole
+    assert len(augment._Words.of(part)) == len(range(len(words))[start:stop])
 
 
 @st.composite
