@@ -48,6 +48,7 @@ from distill.schema import (
     Vocabulary,
 )
 from export.measure.cut_offs import RULES as CUT_RULES
+from export.runtime.shortener import MOST_WORDS
 from export.runtime.tokens import SPECIAL
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -59,6 +60,7 @@ FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
 POOLINGS = ("mean", "cls", "pooler")
 EIGHT_BITS = ("int8", "weight8")
 LATE, PROPENSITIES, DRIFT_MEASURES = ("drop", "keep"), ("none", "power", "estimated"), ("ndcg@10", "brier")
+MOST_SEED = (1 << 32) - 1  # NumPy's own generator, which transformers seeds too, takes no larger one
 MOST_GRADE = 30  # 2^30 - 1 is still exact as a gain
 MOST_OUTLIERS = 32  # with more, the fp32 products beside the int8 ones cost what int8 saves
 # trackers of transformers' Trainer, each named like the module it needs
@@ -70,6 +72,10 @@ Rule = tuple[str, Callable[[Any], bool], str]  # option, whether a value is allo
 def at_least(least: float) -> tuple[Callable[[Any], bool], str]:
     """Allow finite numbers from `least` on, and None."""
     return lambda value: value is None or (math.isfinite(value) and value >= least), f"a number >= {least:g}"
+
+
+def _within(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value is None or least <= value <= most, f"a number from {least} to {most}"
 
 
 def between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
@@ -120,7 +126,7 @@ FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
-             ("seed", *at_least(0))],
+             ("seed", *_within(0, MOST_SEED))],
     Data: [("seed", *at_least(0))],
     SlateData: [
         ("history", *between(0, 1)), ("liked_titles", *at_least(1)), ("max_positives", *at_least(1)),
@@ -139,10 +145,11 @@ RULES: dict[type, Sequence[Rule]] = {
     Student: [
         ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
         ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
-        ("refit_pairs", *at_least(0)),
+        ("refit_pairs", lambda v: v == 0 or v >= 2, "0, or a number >= 2"),
     ],
     Input: [
-        ("fields", *one_of(*FIELDS)), ("words", *at_least(1)), ("keep", *one_of(*KEEPS)), ("pairs", *at_least(1)),
+        ("fields", *one_of(*FIELDS)), ("words", *_within(1, MOST_WORDS)), ("keep", *one_of(*KEEPS)),
+        ("pairs", *at_least(1)),
     ],
     Draw: [
         ("bm25", *at_least(0)), ("embedding", *at_least(0)), ("random", *at_least(0)), ("item_queries", *at_least(0)),
@@ -217,7 +224,7 @@ RULES: dict[type, Sequence[Rule]] = {
         ("count", *at_least(1)), ("every_s", *at_least(0)), ("poll_s", *POSITIVE),
         ("nice", lambda v: 0 <= v <= 19, "0 to 19"), ("threads", *at_least(1)),
     ],
-    Updating: [("seed", *at_least(0)), ("keep", *at_least(1))],
+    Updating: [("seed", *_within(0, MOST_SEED)), ("keep", *at_least(1))],
     MlflowTrack: [
         ("experiment", lambda v: v.strip() and len(v) <= 500, "a name of at most 500 characters"),
         ("model", lambda v: v is None or (v.strip() and not {"/", ":"} & set(v)), "a name without / and :"),

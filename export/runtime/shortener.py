@@ -19,9 +19,10 @@ from export.runtime.untrusted import read_json
 CHARACTERS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = rf"[^\W{CHARACTERS}]"
 
+MOST_WORDS = 1 << 20
 DIGITS = 6  # of a weight: two machines that differ in rounding write the same file
 # Terms stand in a list, not as names of an object: a term may be any text, also one that is refused as a name.
-SCHEMA: Schema = {"words": Within(int, 1, 1 << 20), "unseen": float, "terms": [str], "weights": [float]}
+SCHEMA: Schema = {"words": Within(int, 1, MOST_WORDS), "unseen": float, "terms": [str], "weights": [float]}
 
 
 @cache
