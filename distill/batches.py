@@ -21,7 +21,8 @@ class Collator:
 
     The batch holds the inputs of their pairs; `mask`, bool [groups, size]; what is known of each pair, float [groups,
     size]; and `weight`, a scalar: a loss is a mean over the step's groups, and times the step's share of an even number
-    of groups, every group weighs the same in the training. Unweighted steps would make a group of long texts, of which
+    of groups, every group weighs the same in the training (where all have something to compare: the mean of `labels`
+    leaves out groups without a relevant candidate). Unweighted steps would make a group of long texts, of which
     fewer fit into a step, weigh more than one of short texts; and a step that is told more may go further (Goyal et al.
     2017, section 2.1).
 

@@ -72,13 +72,16 @@ def draw_steps(
     """
     rng = np.random.default_rng(seed)
     rounds = [_deal(split, size, rng)]
+    needed = int(np.ceil(epochs))
+    if max_pairs is not None:
+        needed = min(needed, -(-max_pairs // split.pairs))  # no epoch that `max_pairs` leaves nothing of
+    rounds += [_deal(split, size, rng) for _ in range(needed - 1)]
+    groups = np.concatenate([g[rng.permutation(len(g))] for g in rounds])
     wanted = round(len(rounds[0]) * epochs)
     if max_pairs is not None:
-        wanted = min(wanted, max_pairs // size)
-    wanted = max(batch if tokens is None else 1, wanted)
-    further = min(int(np.ceil(epochs)), -(-wanted // len(rounds[0]))) - 1  # none that `max_pairs` leaves nothing of
-    rounds += [_deal(split, size, rng) for _ in range(further)]
-    groups = np.concatenate([g[rng.permutation(len(g))] for g in rounds])[:wanted]
+        shown = (groups != NONE).sum(axis=1).cumsum()
+        wanted = min(wanted, int(np.searchsorted(shown, max_pairs, side="right")))
+    groups = groups[: max(batch if tokens is None else 1, wanted)]
     longest = np.where(groups == NONE, 0, lengths[groups]).max(axis=1)
     pairs = (groups != NONE).sum(axis=1)
     usual = batch if tokens is None else max(1, round(tokens / float((pairs * longest).mean())))

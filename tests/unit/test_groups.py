@@ -105,6 +105,18 @@ def test_length_of_a_training(epochs, max_pairs, expected, tokens):
     assert len(steps.groups) == expected
 
 
+@settings(max_examples=150, deadline=None)
+@given(SIZES, st.integers(2, 9), st.integers(1, 5), TOKENS, st.integers(1, 400), st.integers(1, 6))
+def test_a_training_shows_as_many_pairs_as_it_may(sizes, size, batch, tokens, max_pairs, epochs):
+    split = make_split(sizes)
+    lengths = np.full(split.pairs, 9)
+    options = {"size": size, "batch": batch, "tokens": tokens, "epochs": epochs}
+    steps = draw(split, lengths, max_pairs=max_pairs, **options)
+    least = min(batch if tokens is None else 1, len(draw(split, lengths, size=size).groups))
+    assert steps.pairs <= max_pairs or len(steps.groups) == least
+    assert steps.pairs > min(max_pairs, epochs * split.pairs) - size  # a group is not parted
+
+
 @pytest.mark.parametrize("tokens", [None, 8 * 8 * 60])
 def test_steps_hold_groups_of_like_length(tokens):
     split = make_split([8] * 64)
