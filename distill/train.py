@@ -26,12 +26,14 @@ from transformers.models.bert.modeling_bert import BertSdpaSelfAttention
 from distill import ranks
 from distill.batches import Collator
 from distill.device import Device
+from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
 from distill.imitation import PROJECTIONS, Imitation
+from distill.rules import problem
 from distill.schema import Fit, Train
 from distill.scores import score_rows
 from distill.tokens import PairTokens
-from distill.training_progress import METRIC, ProgressCallback
+from distill.training_progress import METRIC, LastEvaluation, ProgressCallback
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.scorer import Float32
@@ -52,12 +54,13 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         imitation: Imitation | None,
         dev: PairTokens,
         watch: Watch | None,
+        what: str,
         score_batch: int,
         head_rate: float,
         **arguments: Any,
     ) -> None:
         super().__init__(eval_dataset=dev, **arguments)
-        self._head_rate, self._watch = head_rate, watch
+        self._head_rate, self._watch, self._what = head_rate, watch, what
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._imitation, self._dev, self._score_batch = loss, imitation, dev, score_batch
 
@@ -107,7 +110,11 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure nDCG@10 on the dev queries."""
+        """Measure nDCG@10 on the dev queries.
+
+        Raises:
+            ConfigError: if the training diverged.
+        """
         split = self._dev.split
         with Progress("dev", split.pairs, "pairs") as bar:
             scores = score_rows(
@@ -118,6 +125,10 @@ class RankTrainer(Trainer):  # type: ignore[misc]
                 bf16=self.args.bf16,
                 bar=bar,
             )
+        if not np.isfinite(scores).all():
+            rate, steps = self.args.learning_rate, f"{self.state.global_step} of {self.state.max_steps}"
+            told = problem("fit.learning_rate", f"{rate:g}", f"less, since by step {steps} the training diverged")
+            raise ConfigError(f"{self._what}: {told}")
         values = ranking_metrics(scores, split.grade, split.offsets)[METRIC]
         metrics = {f"eval_{METRIC}": float(np.nanmean(values))}
         self.log(metrics)
@@ -159,6 +170,9 @@ def train_ranker(
         out: the stage's working folder; a training killed there goes on from its last checkpoint.
         what: name for the progress.
         watch: is told of each evaluation.
+
+    Raises:
+        ConfigError: if it diverged.
     """
     steps = draw_steps(
         pairs.split,
@@ -183,10 +197,12 @@ def train_ranker(
         imitation=imitation,
         dev=dev,
         watch=watch,
+        what=what,
         score_batch=train.score_batch,
         head_rate=fit.head_rate,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(LastEvaluation())
     trainer.add_callback(ProgressCallback(what, steps.pairs / max(1, -(-len(steps) // train.accumulate))))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     history = [entry for entry in trainer.state.log_history if f"eval_{METRIC}" in entry or "loss" in entry]
@@ -233,11 +249,11 @@ def forget_precision() -> None:
 
 
 def training_arguments(fit: Fit, train: Train, device: Device, batches: int, seed: int, out: Path) -> TrainingArguments:
-    """Return the Trainer's arguments; an evaluation and a checkpoint every `1 / fit.evaluations` of the training."""
+    """Return the Trainer's arguments; `fit.evaluations` evaluations and checkpoints, the last at the end."""
     forget_precision()
     ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=not torch.cuda.is_available()).world_size)
     steps = max(1, -(-batches // (train.accumulate * ranks)))
-    every = max(1, steps // fit.evaluations)
+    every = -(-steps // fit.evaluations)
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
         logging_dir=str(out / "tracker"),  # kept with the stage; checkpoints are not

@@ -15,6 +15,15 @@ log = logging.getLogger(__name__)
 METRIC = "ndcg@10"
 
 
+class LastEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Evaluates and saves the end of a training too, wherever the regular evaluations fall."""
+
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any) -> None:
+        """Ask for it at the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows pairs trained, loss and dev nDCG@10."""
 

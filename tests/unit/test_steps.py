@@ -16,6 +16,7 @@ from distill import losses
 from distill.batches import Collator
 from distill.data import beir as beir_data
 from distill.device import Device
+from distill.errors import ConfigError
 from distill.groups import NONE
 from distill.records import RankingData, Split
 from distill.schema import Fit, Train
@@ -109,11 +110,17 @@ def train(data, encoder, out, *, stop: float | None = None, accumulate: int = 1,
     train_ranker(
         model, pairs, dev, {"teacher": teacher},
         lambda scores, batch: losses.margin_mse(scores, batch["teacher"], batch["mask"]),
-        fit=Fit(epochs=3, learning_rate=1e-3, group_size=4, evaluations=4, keep="last", **fit),
+        fit=Fit(**{"epochs": 3, "learning_rate": 1e-3, "group_size": 4, "evaluations": 4, "keep": "last"} | fit),
         train=Train(dropout=0.1, accumulate=accumulate), device=Device("cpu", False, "eager"), seed=0, out=out,
         what="student", watch=watch,
     )  # fmt: skip
     return model.state_dict()
+
+
+def test_a_training_that_diverges_says_which_option_was_too_large(data, encoder, tmp_path):
+    told = r"student: fit\.learning_rate=1e\+30: allowed is less, since by step \d+ of \d+ the training diverged"
+    with pytest.raises(ConfigError, match=told):
+        train(data, encoder, tmp_path, learning_rate=1e30)
 
 
 @pytest.mark.parametrize(("tokens", "accumulate"), [(None, 1), (200, 1), (200, 2)])

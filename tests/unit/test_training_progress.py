@@ -1,12 +1,15 @@
-"""The bar of a training ends with its last step, whatever a step's mean number of pairs is."""
+"""A training's bar ends with its last step, whatever a step's mean number of pairs is, and so do its evaluations."""
 
 from __future__ import annotations
 
 import pytest
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import DefaultFlowCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distill import training_progress
-from distill.training_progress import ProgressCallback
+from distill.device import Device
+from distill.schema import Fit, Train
+from distill.train import training_arguments
+from distill.training_progress import LastEvaluation, ProgressCallback
 
 
 class Bar:
@@ -18,6 +21,22 @@ class Bar:
 
     def update(self, count, note):
         self.done += count
+
+
+@pytest.mark.parametrize(("steps", "asked"), [(11, 4), (11, 6), (19, 10), (100, 3), (12, 4), (3, 5), (1, 1)])
+def test_as_many_evaluations_as_asked_for_and_one_at_the_end(tmp_path, steps, asked):
+    device = Device("cpu", bf16=False, attention="eager")
+    arguments = training_arguments(Fit(evaluations=asked), Train(), device, steps, 0, tmp_path)
+    state, evaluated = TrainerState(max_steps=steps, eval_steps=arguments.eval_steps), []
+    while state.global_step < steps:
+        state.global_step += 1
+        control = TrainerControl()
+        for callback in (DefaultFlowCallback(), LastEvaluation()):
+            callback.on_step_end(arguments, state, control)
+        if control.should_evaluate:
+            evaluated.append((state.global_step, control.should_save))
+    assert len(evaluated) == min(asked, steps)
+    assert evaluated[-1] == (steps, True)
 
 
 @pytest.mark.parametrize("start", [0, 400])
