@@ -16,7 +16,7 @@ from distill.pruning import Rivals
 from distill.records import RankingData
 from distill.schema import Augment, Config, DrawnAugment, EncoderTeacher, SimilarityWarm
 from distill.stages import Built, Stage, Store, hash_files
-from distill.width import validate_student
+from distill.width import Width, student_width, validate_student
 from export.runtime.tokens import PairEncoder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 2, "tokens": 1, "warm": 4, "teacher": 5, "scores": 3, "student": 5, "graphs": 4}
+VERSIONS = {"data": 2, "tokens": 1, "warm": 5, "teacher": 6, "scores": 3, "student": 6, "graphs": 4}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -201,6 +201,9 @@ def student(
     options = asdict(config.student) | {"terms": terms, "train": asdict(train), "seed": config.seed}
     del options["input"]  # the tokens are of what it reads
     del options["freeze_embeddings"]  # is told by train
+    whole = Width.of(models.read_config(teacher.folder))
+    if student_width(config.student, whole) == whole:
+        del options["importance"], options["importance_pairs"]  # nothing is left out
     inputs = {"tokens": tokens.key, "teacher": teacher.key, "scores": scores.key}
     if drawn is not None:
         inputs |= {"drawn": drawn[0].key, "drawn scores": drawn[1].key}

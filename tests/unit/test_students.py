@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from transformers import BertConfig
 
-from distill import schema
+from distill import making, schema
 from distill.cli import convert
 from distill.errors import ConfigError
 from distill.importance import magnitude
-from distill.schema import Student
+from distill.schema import Config, Student
 from distill.shrink import choose_parts, cut
 from distill.student import choose_layers
 from distill.sweep import plugins
@@ -29,11 +31,15 @@ BERT_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads":
 VOCABULARY, POSITIONS = 30_522, 512
 
 
-def named(name: str, *overrides: str) -> Student:
+def composed(*overrides: str) -> Config:
     schema.register()
     plugins.register()
     with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", [f"student={name}", *overrides])).student
+        return convert(compose("config", list(overrides)))
+
+
+def named(name: str, *overrides: str) -> Student:
+    return composed(f"student={name}", *overrides).student
 
 
 def listed() -> dict[str, list[str]]:
@@ -118,6 +124,9 @@ def test_all_that_is_wrong_is_told_at_once():
     [
         ("student.importance=luck", "student.importance=luck: allowed is one of fisher, taylor, magnitude"),
         ("student.importance_pairs=1", "student.importance_pairs=1: allowed is a number >= 2"),
+        ("student.refit_pairs=1", "student.refit_pairs=1: allowed is 0, or a number >= 2"),
+        ("student.input.words=1048577", "student.input.words=1048577: allowed is a number from 1 to 1048576"),
+        ("seed=4294967296", "seed=4294967296: allowed is a number from 0 to 4294967295"),
         ("student.heads=0", "student.heads=0: allowed is a number >= 1"),
         ("student.intermediate_size=0", "student.intermediate_size=0: allowed is a number >= 1"),
     ],
@@ -125,6 +134,18 @@ def test_all_that_is_wrong_is_told_at_once():
 def test_what_no_teacher_has_is_refused_by_the_rules(override, allowed):
     with pytest.raises(ConfigError, match=re.escape(allowed)):
         named("l2_h384", override)
+
+
+@pytest.mark.parametrize(("student", "depends"), [("l2_h384", False), ("l2_h384_f768", True), ("l2_h256", True)])
+def test_what_tells_of_importance_is_no_part_of_a_student_that_leaves_nothing_out(tmp_path, student, depends):
+    (tmp_path / "config.json").write_text(json.dumps(MINILM | {"model_type": "bert"}))
+    made = SimpleNamespace(key="key", folder=tmp_path)
+    store = SimpleNamespace(get=lambda stage, *_, **__: stage.key)
+    keys = {
+        making.student(store, composed(f"student={student}", *override), made, made, made, made, None)
+        for override in ((), ("student.importance=taylor",), ("student.importance_pairs=64",))
+    }
+    assert len(keys) == (3 if depends else 1)
 
 
 @pytest.mark.parametrize(
