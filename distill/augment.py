@@ -85,7 +85,9 @@ class Neighbours:
             nearest = np.argpartition(-similarity, min(room, len(similarity)) - 1)[:room]
             yield "embedding", nearest[np.argsort(-similarity[nearest], kind="stable")].astype(np.int32)
         if self.counts.random:
-            yield "random", np.searchsorted(self.shown, rng.random(4 * room), side="right").astype(np.int32)
+            rows = np.searchsorted(self.shown, rng.random(4 * room), side="right")
+            others = rng.integers(len(self.shown), size=4 * room)  # where a few items are nearly all that is shown
+            yield "random", np.concatenate([rows, others]).astype(np.int32)
 
 
 def write(

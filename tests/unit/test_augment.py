@@ -145,6 +145,13 @@ def test_made_queries_are_of_the_datas_words_and_lengths(data):
     assert made == augment.make_queries(data, counts, np.random.default_rng(0))
 
 
+def test_a_few_items_that_are_nearly_all_that_is_shown_leave_room_for_others():
+    shown = np.cumsum([0.2] * 5 + [1e-6] * 500)
+    neighbours = augment.Neighbours(None, None, shown / shown[-1], Draw(random=20))
+    drawn = [neighbours.draw("", None, np.zeros(0, np.int32), np.random.default_rng(n))["random"] for n in range(20)]
+    assert all(len(set(rows.tolist())) == 20 and set(range(5)) < set(rows.tolist()) for rows in drawn)
+
+
 def texts_of(queries, items):
     """Return a data set of nothing but these texts, all queries in train."""
     rows = np.arange(len(queries), dtype=np.int32)
