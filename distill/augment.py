@@ -85,9 +85,9 @@ class Neighbours:
             nearest = np.argpartition(-similarity, min(room, len(similarity)) - 1)[:room]
             yield "embedding", nearest[np.argsort(-similarity[nearest], kind="stable")].astype(np.int32)
         if self.counts.random:
-            rows = np.searchsorted(self.shown, rng.random(4 * room), side="right")
-            others = rng.integers(len(self.shown), size=4 * room)  # where a few items are nearly all that is shown
-            yield "random", np.concatenate([rows, others]).astype(np.int32)
+            often = np.searchsorted(self.shown, rng.random(4 * room), side="right")
+            any_ = rng.integers(len(self.shown), size=4 * room)  # for where a few items are nearly all that is shown
+            yield "random", np.concatenate([often, any_]).astype(np.int32)
 
 
 def write(

@@ -15,8 +15,9 @@ from distill.made_embedder import MadeEmbedder
 from distill.records import RankingData, TextTable
 from distill.schema import Config, DistilledEmbed, Int8, PcaEmbed, Weight8
 from distill.stages import Built, Stage, Store
+from export.graph import EXACT_INT8
 from export.measure.retrieval import RETRIEVAL
-from export.runtime.processor import abilities
+from export.runtime.processor import abilities, meets
 from export.runtime.scorer import Float32
 from export.runtime.threads import allotted_cores
 from export.variants import served_int8
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from export.measure.retrieval import Kept
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"embedder": 1, "embedder_graphs": 1, "retrieval": 1}
+VERSIONS = {"embedder": 1, "embedder_graphs": 2, "retrieval": 1}
 GOLDEN = 8  # texts of the data that every copy is held to
 DTYPES_OF_GRAPH = {"fp32": ("float32",), "int8": ("int8", "binary"), "weight8": ("int8", "binary")}  # measured forms
 
@@ -145,6 +146,7 @@ def graphs(store: Store, config: Config, data: Built, made: Built) -> Built:
         names = ("per_channel", "reduce_range", "smooth", "outliers", "calibration")
         quantize = {name: quantize[name] for name in names}
     options = {"opset": config.export.opset, "quantize": quantize, "seed": config.seed}
+    options["exact"] = meets(EXACT_INT8, abilities())  # golden cosines are of the graphs that are computed exactly
     stage = Stage(
         "embedder_graphs", VERSIONS["embedder_graphs"], options, inputs, libraries=making.GRAPHS,
         title="embedder graphs",

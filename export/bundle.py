@@ -115,7 +115,7 @@ def _write(sources: Sources, work: Path) -> None:
         sources.cascade.write(content, int(content["config"]["teacher"]["max_length"]), work)
     if sources.embedder is not None:
         content["embedder"] = EMBEDDER
-        sources.embedder.write(work)
+        sources.embedder.write(work, sources.measured_int8)
     write_card(content, sources.tradeoff, work / CARD, work / PLOT)
     write_dockerfile(content, work / DOCKERFILE)
     names = [name for name in files_of(work) if name not in (MANIFEST, SUMS)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle_sources import Sources
+from export.graph import FP32, INT8, INT8_AVX2, WEIGHT8
 from export.measure import golden
 from export.runtime.manifest import FORMAT, GOLDEN, SHORTENER, TOKENIZER
 from export.runtime.tokens import SPECIAL
@@ -84,11 +85,11 @@ def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
     measured = []
     if variant.precision != "int8" or variant.name == sources.measured_int8:
         measured += ["quality", "latency"]
-    forms = {"int8": "qint8_avx512_vnni", "int8 avx2": "qint8_avx2", "weight8": "weight8", "onnx": "fp32"}
+    forms = {"int8": INT8, "int8 avx2": INT8_AVX2, "weight8": WEIGHT8, "onnx": FP32}
     compared = {
         forms.get(row["comparison"].split(" vs ")[0]) for row in sources.tradeoff["parity"] if row["model"] == "student"
     }
-    if variant.name in compared:
+    if variant.graph in compared and variant.is_for(sources.processor):
         measured.append("parity")
     return variant.entry(sources.graphs, sources.serving, measured)
 

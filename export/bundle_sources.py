@@ -12,8 +12,9 @@ from export.embedder_bundle import EmbedderSources
 from export.errors import UserError
 from export.measure import serving
 from export.runtime.manifest import EVALUATION, SHORTENER
+from export.runtime.processor import machine
 from export.stage_bundles import StageSources
-from export.variants import offered, served_int8
+from export.variants import served_variant
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,14 @@ class Sources:
     @property
     def measured_int8(self) -> str | None:
         """Name of the int8 variant that quality and latency were measured of: the measuring host's."""
+        variant = served_variant(self.graphs, self.processor)
+        return None if variant is None else variant.name
+
+    @property
+    def processor(self) -> frozenset[str]:
+        """What the measuring host's processor has: its architecture and flags."""
         host = self.tradeoff["host"]
-        graph = served_int8([*host["flags"], host["system"].split()[-1]])
-        return next((each.name for each in offered(self.graphs) if each.graph == graph), None)
+        return frozenset([machine(host["system"].split()[-1]), *host["flags"]])
 
 
 def _read_record(path: Path, *names: str) -> dict[str, Any]:

@@ -47,8 +47,13 @@ class EmbedderSources:
                 raise UserError(f"{run}: its stage {role} is not there any more; give the run's command again")
         return cls(*found)
 
-    def write(self, folder: Path) -> None:
-        """Write the graphs, and what is said of them, into a bundle whose tokenizer is there."""
+    def write(self, folder: Path, measured_int8: str | None) -> None:
+        """Write the graphs, and what is said of them, into a bundle whose tokenizer is there.
+
+        Args:
+            folder: the bundle.
+            measured_int8: name of the int8 variant that was measured.
+        """
         (folder / EMBEDDER).parent.mkdir()
         variants = offered(self.graphs)
         for variant in variants:
@@ -57,9 +62,10 @@ class EmbedderSources:
         about: dict[str, Any] = json.loads((self.checkpoint / ABOUT).read_text(encoding="utf-8"))
         rows = json.loads((self.graphs / GRAPHS_FILE).read_text(encoding="utf-8"))
         key = model_key(folder, [TOKENIZER, *map(_file, variants)], about["max_length"])
-        entries = [
-            variant.entry(self.graphs, {"graphs": {}}, ["quality"]) | {"file": _file(variant)} for variant in variants
-        ]
+        entries = []
+        for variant in variants:
+            measured = ["quality"] if variant.precision != "int8" or variant.name == measured_int8 else []
+            entries.append(variant.entry(self.graphs, {"graphs": {}}, measured) | {"file": _file(variant)})
         content = {"format": 1, "key": key, **about, "variants": entries, "graphs": rows}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / EMBEDDER).write_text(text, encoding="utf-8", newline="\n")

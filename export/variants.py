@@ -64,6 +64,10 @@ class Offered:
         """Return whether a processor with these abilities computes it without saturation."""
         return not self.saturates(graphs) or meets(EXACT_INT8, has)
 
+    def is_for(self, has: Iterable[str]) -> bool:
+        """Return whether it is meant for a processor with these abilities."""
+        return meets(self.processors, has)
+
 
 # the one to prefer first
 OFFERED = (
@@ -83,5 +87,19 @@ def offered(graphs: Path) -> list[Offered]:
 def served_int8(has: Iterable[str]) -> str:
     """Return which int8 graph a processor with these abilities is measured and served with."""
     abilities = frozenset(has)
-    suited = [each.graph for each in OFFERED if each.precision == "int8" and meets(each.processors, abilities)]
+    suited = [each.graph for each in OFFERED if each.precision == "int8" and each.is_for(abilities)]
     return suited[0] if suited else INT8_AVX2
+
+
+def served_variant(graphs: Path, has: Iterable[str]) -> Offered | None:
+    """Return the int8 variant that a processor with these abilities is measured and served with; None without one."""
+    abilities = frozenset(has)
+    same = [each for each in offered(graphs) if each.precision == "int8" and each.graph == served_int8(abilities)]
+    return next((each for each in same if each.is_for(abilities)), same[0] if same else None)
+
+
+def exact_files(graphs: Path, has: Iterable[str]) -> frozenset[str]:
+    """Return which of a checkpoint's graphs a processor with these abilities computes without saturation."""
+    rows = json.loads((graphs / GRAPHS_FILE).read_text(encoding="utf-8"))
+    able = meets(EXACT_INT8, has)
+    return frozenset(row["file"] for row in rows if able or row["saturating"] == 0)

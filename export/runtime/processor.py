@@ -13,9 +13,13 @@ TOLD_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_
 MACHINES = {"amd64": "x86_64", "aarch64": "arm64"}  # other names of the same architecture
 
 
-def machine() -> str:
-    """Return the architecture by one name on every system: x86_64, arm64, or what the system calls it."""
-    name = platform.machine().lower()
+def machine(name: str | None = None) -> str:
+    """Return an architecture by one name on every system: x86_64, arm64, or what the system calls it.
+
+    Args:
+        name: as a system calls it; None for this one's.
+    """
+    name = (platform.machine() if name is None else name).lower()
     return MACHINES.get(name, name)
 
 
