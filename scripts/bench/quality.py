@@ -30,6 +30,7 @@ import points
 from kept_runs import BASELINES, Record, compare, differing, judge, values
 
 from export.files import write_atomic
+from export.host import describe_host
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -41,6 +42,9 @@ STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which
 }  # fmt: skip
 DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
+LABELS_SET = tuple(each.partition("=")[0] for each in LABELS)
+STUDENT_CONFIGS = Path(__file__).parents[2] / "conf/student"
+OWN_DATA = "movielens"  # needs no folder
 FOLDS = {"crowdflower": 5}
 DATA = ("data=", "data.path=", "data.name=")  # told by the set and its fold
 
@@ -64,7 +68,10 @@ class Job:
 def write_folds(source: Path, out: Path, count: int) -> None:
     """Deal a BEIR set's queries into folds by the order of their hashed ids; fold k tests, the next is dev."""
     rows: dict[str, list[str]] = {}
-    for path in sorted((source / "qrels").glob("*.tsv")):
+    paths = sorted((source / "qrels").glob("*.tsv"))
+    if not paths:
+        sys.exit(f"{source} is no set in BEIR layout: it has no qrels/*.tsv")
+    for path in paths:
         header, *lines = path.read_text(encoding="utf-8").splitlines()
         for line in lines:
             rows.setdefault(line.split("\t")[0], []).append(line)
@@ -101,6 +108,9 @@ def student_options(name: str, share: float) -> list[str]:
     `STUDENTS` says.
     """
     student, *told = name.split("-")
+    if not (STUDENT_CONFIGS / f"{student}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in STUDENT_CONFIGS.glob("*.yaml")))
+        sys.exit(f"--students {name}: {student} is none of {known}")
     options, pairs = [f"student={student}"], STUDENTS.get(student, 0) * share
     for each in told:
         words, number = re.fullmatch(r"(first|idf|gradient)(\d+)", each), re.fullmatch(r"(\d+)k", each)
@@ -124,8 +134,8 @@ def command(job: Job, folder: Path | None, options: argparse.Namespace) -> list[
     if folder is not None:
         path = folder if job.fold is None else folder / f"fold-{job.fold}"
         arguments += ["data=beir", f"data.path={path}", f"data.name={job.set}"]
-    if job.labels_alone:  # an option of `augment` has no place where there is none
-        return arguments + LABELS + [each for each in extra if not each.startswith("augment.")]
+    if job.labels_alone:  # what is asked of other jobs' losses and pairs has no place here
+        return arguments + [each for each in extra if not each.startswith(("augment", "loss", *LABELS_SET))] + LABELS
     return arguments + extra
 
 
@@ -156,6 +166,8 @@ def make(options: argparse.Namespace, job: Job, folder: Path | None) -> Record:
     """Run a job unless it is kept already."""
     if (found := kept(options, job)) is not None:
         return found
+    if folder is None and job.set != OWN_DATA:
+        sys.exit(f"{job.name} is not kept, and --set {job.set} names no folder to make it of: --set {job.set}=FOLDER")
     start = time.monotonic()
     log = options.work / "logs" / f"{job.name}.log"
     log.parent.mkdir(exist_ok=True)
@@ -169,8 +181,19 @@ def make(options: argparse.Namespace, job: Job, folder: Path | None) -> Record:
     return found
 
 
+def check_hosts(found: dict[Job, Record], missing: list[Job]) -> None:
+    """Refuse to time a set's folds on different machines: they are told of together."""
+    here = describe_host()
+    for name in FOLDS:
+        hosts = [record["host"] for job, record in found.items() if job.set == name]
+        hosts += [here] * any(job.set == name for job in missing)
+        if other := next((each for each in hosts if each != hosts[0]), None):
+            told = " and on ".join(f"{each['processor']} {each['flags']}" for each in (hosts[0], other))
+            sys.exit(f"{name}: its folds would be timed on {told}; finish them on one, or give another --keep")
+
+
 def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[str, Any] | None:
-    """Return a set's results; None while some of its runs are missing."""
+    """Return a set's results; None while some of its runs are missing, or where they cannot be judged together."""
     folds = range(FOLDS[name]) if name in FOLDS else [None]
     runs = {student: [found.get(Job(name, fold, student, False)) for fold in folds] for student in students}
     labels = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
@@ -178,7 +201,8 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
         return None
     for fold, (alone, *of_fold) in enumerate(zip(labels, *runs.values(), strict=True)):
         if problem := differing(dict(zip(("labels alone", *students), (alone, *of_fold), strict=True))):
-            sys.exit(f"{name}, fold {fold}: runs that cannot be judged together, {problem}")
+            print(f"{name}, fold {fold}: runs that cannot be judged together, {problem}", file=sys.stderr)
+            return None
     reference = runs[DISTILLED]
     teacher = values(reference, "teacher", "fp32")
     baselines = {b: values(reference, b, "fp32") for b in BASELINES}
@@ -224,10 +248,14 @@ def main() -> None:
     sets: dict[str, Path | None] = {}
     for each in options.set:
         name, _, folder = each.partition("=")
+        if name not in EXPERIMENTS:
+            parser.error(f"--set {name}: allowed is one of {', '.join(EXPERIMENTS)}")
         sets[name] = Path(folder).resolve() if folder else None
         if name in FOLDS and sets[name] is not None:
             write_folds(sets[name], options.work / "folds" / name, FOLDS[name])
             sets[name] = options.work / "folds" / name
+    known = {job: record for job in jobs(sets, options.students) if (record := kept(options, job)) is not None}
+    check_hosts(known, [job for job in jobs(sets, options.students) if job not in known])
     end = np.inf if options.minutes is None else time.monotonic() + options.minutes * 60
     found = {}
     for job in jobs(sets, options.students):
@@ -245,7 +273,7 @@ def main() -> None:
         "runs": before["runs"] | {job.name: command(job, None, options) for job in found},
     }
     write_atomic(options.out, json.dumps(content, indent=2) + "\n")
-    if options.plot:
+    if options.plot and content["sets"]:
         points.draw(content["sets"], options.plot)
     print(points.table(content["sets"]))
     for name, result in content["sets"].items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from export.files import write_atomic
 from export.host import versions
 from export.measure import predictions
 from export.measure.quality import agreement, mean_interval, ranking_metrics, ratio_interval
+from export.runtime.processor import machine
+from export.variants import served_int8
 
 METRIC = "ndcg@10"
 HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
@@ -27,7 +30,11 @@ HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
 
 def judge(run: Path) -> dict[str, Any]:
     """Return how a run's int8 student ranks beside its fp32 one, on the run's split."""
+    if not (run / "tradeoff.json").is_file():
+        sys.exit(f"{run} is no finished run: it has no tradeoff.json")
     stages = json.loads((run / RUN).read_text(encoding="utf-8"))["stages"]
+    if "predictions student onnxruntime int8" not in stages:
+        sys.exit(f"{run}: its student has no int8 graph; allowed are runs with quantize=int8, search or int8_fused")
     told = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))
     split = RankingData.open(run / stages["data"]).splits[told["split"]]
     scores = {
@@ -36,7 +43,8 @@ def judge(run: Path) -> dict[str, Any]:
     }
     values = {name: ranking_metrics(each, split.grade, split.offsets)[METRIC] for name, each in scores.items()}
     alike = agreement(scores["int8"], scores["fp32"], split.offsets)
-    graph = next(each for each in told["graphs"] if each["model"] == "student" and each["precision"] == "int8")
+    served = served_int8([machine(told["host"]["system"].split()[-1]), *told["host"]["flags"]])
+    graph = next(each for each in told["graphs"] if each["model"] == "student" and each["file"] == served)
     cpu = {
         row["precision"]: row["cpu_ms_per_query"]
         for row in told["rows"]
@@ -50,7 +58,7 @@ def judge(run: Path) -> dict[str, Any]:
         "kept_ci": ratio_interval(values["int8"], values["fp32"], **HOW),
         **{name: float(np.nanmean(each)) for name, each in alike.items()},
         "overlap@10_ci": mean_interval(alike["overlap@10"], **HOW),
-        "kept_fp32": graph["kept_fp32"],
+        "kept_fp32": graph.get("kept_fp32", []),
         **{name: graph[name] for name in ("nodes", "quantized", "left_fp32", "apart", "saturating", "wide_weights")},
         "times_faster": cpu["fp32"] / cpu["int8"],
         "host": told["host"],

@@ -98,6 +98,11 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", choices=KEEPS, default=list(KEEPS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if min(options.words) < 1:
+        parser.error("--words: allowed are numbers >= 1")
+    for run in options.runs:
+        if not (run / RUN).is_file():
+            parser.error(f"{run} is no run: it has no {RUN}")
     results = [measure(Teacher.of(run), options.words, options.keep) for run in options.runs]
     if options.out:
         content = {
