@@ -55,6 +55,7 @@ def validate(config: Config) -> None:
         *_draw_checks(config),
         *_state_checks(config),
         *_rivals_checks(config),
+        *_calibration_checks(config),
         *_exclude_checks(config),
         *_cascade_checks(config),
         *_embed_checks(config),
@@ -168,6 +169,15 @@ def _rivals_checks(config: Config) -> Iterator[str]:
             Rivals.read(Path(config.rivals))
         except ConfigError as error:
             yield str(error)
+
+
+def _calibration_checks(config: Config) -> Iterator[str]:
+    quantize = config.quantize
+    if isinstance(quantize, Int8) and quantize.smooth is None and not quantize.outliers:
+        default = Int8().calibration
+        if quantize.calibration != default:
+            allowed = f"{default} with quantize.smooth=null quantize.outliers=0: nothing is fitted"
+            yield problem("quantize.calibration", quantize.calibration, allowed)
 
 
 def _exclude_checks(config: Config) -> Iterator[str]:

@@ -100,9 +100,10 @@ class SearchedInt8:
         if not choice.met:
             best = max([choice.begun, *choice.alone.values()], key=lambda each: (each.overlap, each.ndcg))
             raise GraphError(
-                f"quantize.max_drop={self.limits.max_drop:g}, quantize.min_overlap={self.limits.min_overlap:g}: only a "
-                f"graph without int8 keeps them; with one group in fp32 at best {best.ndcg:.4f} of its nDCG@10 and "
-                f"{best.overlap:.3f} overlap@10 remain. Allow more, or take quantize=none"
+                f"quantize.max_drop={self.limits.max_drop:g}, quantize.min_overlap={self.limits.min_overlap:g}: the "
+                "search found no graph with int8 that keeps them; with one group in fp32 at best "
+                f"{best.ndcg:.4f} of its nDCG@10 and {best.overlap:.3f} overlap@10 remain. "
+                "Allow more, or take quantize=none"
             )
         effects = {row["group"]: row for row in choice.rows()}
         for group in choice.kept:

@@ -188,7 +188,7 @@ def test_the_same_search_gives_the_same_graphs(graphs, lists, feeds):
 def test_a_budget_that_cannot_be_met_says_so(graphs, lists, feeds):
     others = tuple(group for group in group_names(2) if group != "layer.0.intermediate")
     searched = SearchedInt8(by_tensor(feeds, exclude=others), Limits(0.0, 0.95), lists, INT8)
-    with pytest.raises(GraphError, match=r"quantize.max_drop=0, quantize.min_overlap=0.95: only a graph without int8"):
+    with pytest.raises(GraphError, match=r"quantize.max_drop=0, quantize.min_overlap=0.95: the search found no graph"):
         searched.write(graphs)
 
 
