@@ -8,12 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import augment, schema, tokens
-from distill.cli import convert
+from distill import augment, tokens
 from distill.data.beir import prepare
 from distill.errors import ConfigError
 from distill.lessons import Lessons, join, label_hard_negatives
@@ -21,6 +19,7 @@ from distill.records import UNKNOWN, RankingData, Split
 from distill.schema import Draw
 from distill.tokens import PairTokens, TokenTable
 from export.runtime.tokens import PairEncoder
+from tests.composing import composed
 from tests.conftest import write_beir
 
 WIDTH = 5
@@ -273,11 +272,8 @@ def test_lessons_keep_each_pairs_score(data, drawn, table, encoder):
     ],
 )
 def test_wrong_options_are_refused_by_name(wrong, told):
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        composed = compose("config", wrong)
     with pytest.raises(ConfigError) as refused:
-        convert(composed)
+        composed(*wrong)
     assert told in str(refused.value)
 
 

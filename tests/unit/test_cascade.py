@@ -12,12 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import schema
-from distill.cli import convert
 from export.errors import BundleError, UserError
 from export.measure.cut_offs import Needs, expected_loss, loss_bound
 from export.measure.ladder import Asked, Lists, Stage, ladder, lost_share, walk
@@ -28,6 +25,7 @@ from export.runtime.manifest import Manifest
 from export.runtime.plan import score
 from export.runtime.ranker import Ranker
 from export.runtime.shortlist import Cut, Shortlist
+from tests.composing import composed
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 CUTS = st.builds(Cut, st.integers(1, 12), st.sampled_from([0.0, 0.5, 3.0, 1e4]))
@@ -402,12 +400,6 @@ def test_levels_that_do_not_fall_and_a_bundle_without_a_cascade_are_refused(tmp_
         read_cascade(manifest_with(tmp_path, {"levels": [cheap, dear], "default": "x"}))
     with pytest.raises(BundleError, match=r"has no cascade\.json: it was made with cascade=none"):
         read_cascade(Manifest(tmp_path, {"files": {}}, ()))
-
-
-def composed(*overrides: str) -> schema.Config:
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", [*overrides]))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
+from distill.errors import ConfigError
 from export.bert_graph import write_bert_graph
 from export.cls_only import ClsOnlyBert, save_ranker
 from export.errors import GraphError
@@ -25,6 +26,7 @@ from export.saturation import count_wide, saturating
 from export.smoothing import choose_remedies, products_of, quantized_error, smooth
 from export.tables import quantize_tables
 from export.weight8 import BLOCK, pack_blocks
+from tests.composing import composed
 from tests.conftest import THINGS, WORDS, write_encoder
 
 LAYERS = 2
@@ -245,3 +247,10 @@ def test_counting_by_hand(graphs, feeds):
     assert counts.apart == len(apart)
     assert counts.left_fp32 == 1
     assert counts.quantized == sum(node.op_type == "MatMulInteger" for node in nodes) == 6 * LAYERS + 1
+
+
+def test_a_calibration_that_nothing_is_fitted_to_is_refused():
+    asked = ["quantize.smooth=null", "quantize.calibration=5"]
+    assert composed(*asked).quantize.calibration == 5  # outlier channels are
+    with pytest.raises(ConfigError, match=r"quantize\.calibration=5: allowed is 16 with quantize\.smooth=null"):
+        composed(*asked, "quantize.outliers=0")

@@ -8,11 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from transformers import BertForSequenceClassification, BertTokenizerFast
 
-from distill import inputs, salience, schema
-from distill.cli import convert
+from distill import inputs, salience
 from distill.data import beir as beir_data
 from distill.data import events, hub
 from distill.errors import ConfigError
@@ -21,6 +19,7 @@ from distill.records import SPLITS, RankingData
 from distill.schema import BeirData, Input, MovieLensData
 from export.cls_only import load_ranker
 from export.runtime.shortener import Shortener
+from tests.composing import composed
 from tests.conftest import write_beir
 from tests.unit.test_movielens import SLATE, make_events
 
@@ -201,12 +200,6 @@ def test_a_padded_pair_weighs_what_it_does_alone(teacher):
         torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-3, atol=1e-5)
 
 
-def composed(*overrides):
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", [*overrides]))
-
-
 def test_whole_is_the_default_and_told():
     asked = composed().student.input
     assert asked == Input()
@@ -222,7 +215,7 @@ def test_whole_is_the_default_and_told():
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["student.input.words=0"], "student.input.words=0: allowed is a number >= 1"),
+        (["student.input.words=0"], "student.input.words=0: allowed is a number from 1 to 1048576"),
         (["student.input.fields=text"], "student.input.fields=text: allowed is one of all, title"),
         (
             ["student.input.words=3", "student.input.keep=last"],

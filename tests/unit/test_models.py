@@ -7,21 +7,17 @@ import shutil
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from safetensors.torch import load_file, save_file
 
-from distill import schema
-from distill.cli import convert
 from distill.errors import ConfigError
 from distill.models import CLASSIFIER, WEIGHTS, validate_model
+from tests.composing import composed
 
 BASE = "teacher.max_length=128", "student.max_length=128"  # the encoder's positions
 
 
 def check(folder, *overrides):
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        config = convert(compose("config", [f"teacher.model={folder}", "teacher.sha256=null", *BASE, *overrides]))
+    config = composed(f"teacher.model={folder}", "teacher.sha256=null", *BASE, *overrides)
     validate_model(config, folder)
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
 from distill import losses, schema, scores
-from distill.cli import convert
 from distill.errors import ConfigError, StoreError
 from distill.objective import SCORE_LOSSES, weighted_loss
 from distill.records import ArrowWriter
 from distill.schema import AdrMse, Kl, Labels, LambdaLoss, MarginMse, Mse, RankNet
-from distill.sweep import plugins
+from tests.composing import composed
 
 FILES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/loss").glob("*.yaml"))
 
@@ -29,13 +27,6 @@ def batch(groups=3, size=5):
     mask[0, 3:] = False
     grades = torch.randint(0, 3, (groups, size)).float()
     return student, {"teacher": teacher, "grades": grades, "mask": mask}
-
-
-def experiment(*overrides):
-    schema.register()
-    plugins.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", list(overrides)))
 
 
 def test_it_is_the_weighted_sum_of_every_term():
@@ -109,14 +100,14 @@ def test_scores_are_of_groups():
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_loss_of_conf_composes_and_gives_its_terms(name):
-    terms = experiment(f"loss={name}").loss.terms
+    terms = composed(f"loss={name}").loss.terms
     known = schema.NODES["schema/term"]
     assert {term: type(value) for term, value in terms.items()} == {part: known[part] for part in name.split("+")}
     assert all(value == type(value)() for value in terms.values() if type(value) in SCORE_LOSSES)  # the files' numbers
 
 
 def test_losses_are_listed_on_the_command_line():
-    given = experiment("loss=[adr_mse,kl]", "loss.terms.adr_mse.temperature=0.5", "loss.terms.kl.weight=2")
+    given = composed("loss=[adr_mse,kl]", "loss.terms.adr_mse.temperature=0.5", "loss.terms.kl.weight=2")
     assert given.loss.terms == {"adr_mse": AdrMse(temperature=0.5), "kl": Kl(weight=2.0)}
 
 
@@ -132,7 +123,7 @@ def test_losses_are_listed_on_the_command_line():
 )
 def test_options_out_of_range_are_refused(loss, option, allowed):
     with pytest.raises(ConfigError) as refused:
-        experiment(f"loss={loss}", option)
+        composed(f"loss={loss}", option)
     assert f"{option}: allowed is {allowed}" in str(refused.value)
 
 

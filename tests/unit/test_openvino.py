@@ -12,12 +12,10 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill import measuring, schema
-from distill.cli import convert
+from distill import measuring
 from distill.errors import ConfigError
 from distill.stages import Built
 from distill.validate import validate
@@ -30,6 +28,7 @@ from export.measure.openvino_scorer import BATCH, BUCKET, OpenvinoScorer, compil
 from export.measure.systems import System
 from export.runtime.scorer import BatchScorer
 from export.runtime.tokens import SPECIAL, PairEncoder
+from tests.composing import composed
 
 MAX_LENGTH = 40  # no multiple of BUCKET: the last bucket ends here, where the positions may end too
 FIRST_WORD = 5  # ids below are [PAD] to [MASK]
@@ -128,12 +127,6 @@ def test_another_precision_than_asked_for_is_told(ranker, monkeypatch):
     monkeypatch.setattr(kind, "get_property", lambda *_: openvino.Type.bf16)  # its default where the processor has it
     with pytest.raises(ModelError, match=r"OpenVINO computes .* in bf16 on this processor, not in fp32"):
         compile_graph(ranker / FP32, 1, "fp32")
-
-
-def composed(*overrides):
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", [*overrides]))
 
 
 def without(monkeypatch, module):

@@ -10,32 +10,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from transformers import BertConfig
 
-from distill import making, schema
-from distill.cli import convert
+from distill import making
 from distill.errors import ConfigError
 from distill.importance import magnitude
-from distill.schema import Config, Student
+from distill.schema import Student
 from distill.shrink import choose_parts, cut
 from distill.student import choose_layers
-from distill.sweep import plugins
 from distill.width import Width, freezes, head_counts, student_width, validate_student
 from export.cls_only import ClsOnlyBert
+from tests.composing import composed
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "conf/student").glob("*.yaml"))
 MINILM = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 BERT_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 VOCABULARY, POSITIONS = 30_522, 512
-
-
-def composed(*overrides: str) -> Config:
-    schema.register()
-    plugins.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", list(overrides)))
 
 
 def named(name: str, *overrides: str) -> Student:

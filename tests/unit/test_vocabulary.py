@@ -7,24 +7,22 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from distill import schema, vocabulary
-from distill.cli import convert
+from distill import vocabulary
 from distill.errors import ConfigError
 from distill.records import RankingData, RankingWriter
 from distill.schema import Vocabulary
-from distill.sweep import plugins
 from distill.tokens import PairTokens, TokenColumn, TokenTable, write
 from distill.vocabulary import always_kept, choose, count_tokens
 from distill.word_table import KeptEmbedding, cut, expand
 from export.bert_graph import distinct_rows
 from export.runtime.tokens import PairEncoder
+from tests.composing import composed
 from tests.conftest import THINGS, WORDS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -264,16 +262,9 @@ def test_distinct_rows_are_found_bit_by_bit(rows):
     assert equal.dtype == np.int32
 
 
-def experiment(*overrides):
-    schema.register()
-    plugins.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
-        return convert(compose("config", list(overrides)))
-
-
 def test_options_are_checked_before_anything_is_trained(tmp_path):
-    assert experiment().student.vocabulary == Vocabulary(min_count=None)
-    assert experiment("student.vocabulary.min_count=2").student.vocabulary.min_count == 2
+    assert composed().student.vocabulary == Vocabulary(min_count=None)
+    assert composed("student.vocabulary.min_count=2").student.vocabulary.min_count == 2
     (tmp_path / "texts").write_text("red")
     for overrides, message in (
         (["student.vocabulary.min_count=0"], "student.vocabulary.min_count=0: allowed is a number >= 1"),
@@ -289,5 +280,5 @@ def test_options_are_checked_before_anything_is_trained(tmp_path):
         ([f"student.vocabulary.safety={tmp_path / 'texts'}"], "allowed is null with student.vocabulary.min_count=null"),
     ):
         with pytest.raises(ConfigError) as raised:
-            experiment(*overrides)
+            composed(*overrides)
         assert message in str(raised.value)
