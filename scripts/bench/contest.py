@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,13 @@ import numpy as np
 from turns import Turns
 
 OURS, THEIRS = "rankdistill", "sentence-transformers"
-# as in conf/teacher/minilm.yaml, for a plain encoder with a new head
-GROUPS = {"group_size": 8, "batch_groups": 4}
-RATES = {"learning_rate": 1e-4, "head_rate": 10.0}
+LAYERS = "layers.json"
+FITS = {  # by what a student begins as
+    # with a new head: conf/teacher/minilm.yaml
+    "encoder": {"group_size": 8, "batch_groups": 4, "learning_rate": 1e-4, "head_rate": 10.0},
+    "teacher": {"group_size": 8, "batch_groups": 8, "learning_rate": 3e-4},  # conf/student/of/h384.yaml
+}
+FITTED_PAIRS = 512  # student.refit_pairs
 SEED = 0
 
 
@@ -24,8 +29,9 @@ class Contest:
     Attributes:
         tool: `OURS` or `THEIRS`.
         pairs: how many pairs it learns, some of them more than once.
-        start: checkpoint that the student begins with.
-        prepared: folder of `data`, `tokens` and `scores.npy`.
+        start: checkpoint that the student begins with, and layers.json: which layers they are.
+        begin: what its layers are of, "encoder" or "teacher".
+        prepared: folder of `data`, `tokens`, `teacher` and `scores.npy`.
         out: an empty folder of its own.
         max_length: most tokens of a pair.
     """
@@ -33,6 +39,7 @@ class Contest:
     tool: str
     pairs: int
     start: Path
+    begin: str
     prepared: Path
     out: Path
     max_length: int
@@ -61,19 +68,35 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
     device = Device.resolve(train)
     model = load_ranker(str(contest.start), cls_only=True, attention=device.attention)
     fit = Fit(epochs=contest.pairs / len(pairs["train"]) + 1, max_pairs=contest.pairs, keep="last", evaluations=1,
-              dev_queries=None, **GROUPS, **RATES)  # fmt: skip
+              dev_queries=None, **FITS[contest.begin])  # fmt: skip
 
     def loss(scores: Any, batch: Any) -> Any:
         turns.count(int(batch["mask"].sum()))
         return losses.mse(scores, batch["teacher"], batch["mask"])
 
     turns.begin()
+    if contest.begin == "teacher":
+        fit_to_teacher(model, contest, pairs["train"])
     train_ranker(
         model, pairs["train"], pairs["dev"], {"teacher": np.load(contest.prepared / "scores.npy")}, loss, fit=fit,
         train=train, device=device, seed=SEED, out=contest.out, what=OURS,
     )  # fmt: skip
     turns.end()
     return model
+
+
+def fit_to_teacher(model: Any, contest: Contest, pairs: Any) -> None:
+    """Fit a student's weights to its teacher's states, as the student stage does before it trains."""
+    from distill.refit import refit
+    from distill.shrink import Parts
+    from distill.width import Width
+    from export.cls_only import load_ranker
+
+    layers = json.loads((contest.start / LAYERS).read_text(encoding="utf-8"))
+    rows = np.random.default_rng(SEED).choice(len(pairs), FITTED_PAIRS, replace=False)
+    rows = rows[np.argsort(pairs.lengths[rows], kind="stable")]
+    teacher = load_ranker(str(contest.prepared / "teacher"), cls_only=False)
+    refit(model, teacher, layers, Parts.all(Width.of(model.config.to_dict()), len(layers)), pairs, rows)
 
 
 def train_theirs(contest: Contest, turns: Turns) -> Any:

