@@ -20,16 +20,19 @@ from export.graph import FP32, FULL, INT8, INT8_AVX2, WEIGHT8, Graphs, count_nod
 from export.int8 import FusedInt8, Int8, quantizable
 from export.node_groups import excluded, group_names, group_of, node_names
 from export.onnx import Weight8
+from export.runtime.processor import abilities
 from export.runtime.scorer import BatchScorer, PairScorer
 from export.runtime.tokens import PairEncoder
 from export.saturation import count_wide, saturating
 from export.smoothing import choose_remedies, products_of, quantized_error, smooth
 from export.tables import quantize_tables
+from export.variants import served_int8
 from export.weight8 import BLOCK, pack_blocks
 from tests.composing import composed
 from tests.conftest import THINGS, WORDS, write_encoder
 
 LAYERS = 2
+SERVED = served_int8(abilities())  # of int8 graphs the one that this processor computes exactly
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +194,7 @@ def test_fused_int8_holds_what_was_asked_for(graphs, encoder, pairs):
     assert rows[0]["fused_activation"] == LAYERS
     assert rows[0]["quantized"] == 6 * LAYERS + 2 - 2 * (LAYERS - 1)  # q, k and v in one
     assert saturating(graphs.folder / INT8_AVX2) == []
-    int8 = PairScorer(graphs.folder / INT8, encoder, 1).score(pairs[0], pairs[1:])
+    int8 = PairScorer(graphs.folder / SERVED, encoder, 1).score(pairs[0], pairs[1:])
     fp32 = BatchScorer(graphs.folder / FP32, encoder, 1).score(pairs[0], pairs[1:])
     assert np.corrcoef(int8, fp32)[0, 1] > 0.95
 
@@ -216,7 +219,7 @@ def test_int8_comes_closer_to_fp32_when_evened(graphs, encoder, pairs, feeds, tm
         row = int8.write(Graphs(graphs.checkpoint, folder, True, 18))[0]
         assert row["wide_weights"] == count_wide(folder / INT8) > 0
         assert bool(row["smoothed"]) == bool(outliers)
-        away.append(np.abs(PairScorer(folder / INT8, encoder, 1).score(pairs[0], pairs[1:]) - fp32).mean())
+        away.append(np.abs(PairScorer(folder / SERVED, encoder, 1).score(pairs[0], pairs[1:]) - fp32).mean())
     assert away[1] < away[0] / 2
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from distill.embedder import TextEmbedder, embed, principal_components, text_encoder
 from export.errors import UserError
 from export.graph import FP32, INT8
+from export.runtime.processor import abilities
 from export.runtime.vectors import pack, prefix
+from export.variants import served_int8
 from tests.conftest import write_encoder
 from tests.embedders import load, texts, write_checkpoint, write_graphs
 
@@ -92,7 +94,7 @@ def test_prefixes_hold_most_of_what_the_texts_differ_in(made, encoder):
 def test_int8_graph_is_near_and_a_text_has_one_vector_in_any_company(made):
     checkpoint, graphs, _ = made
     asked = [*texts(30, seed=2), *ODD]
-    with load(checkpoint, graphs, FP32) as plain, load(checkpoint, graphs, INT8, threads=3) as ours:
+    with load(checkpoint, graphs, FP32) as plain, load(checkpoint, graphs, served_int8(abilities()), threads=3) as ours:
         together, exact = ours.embed(asked), plain.embed(asked)
         alone = np.concatenate([ours.embed([text]) for text in asked])
         backwards = ours.embed(asked[::-1])[::-1]
