@@ -193,7 +193,7 @@ def check_hosts(found: dict[Job, Record], missing: list[Job]) -> None:
 
 
 def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[str, Any] | None:
-    """Return a set's results; None while some of its runs are missing, or where they cannot be judged together."""
+    """Return a set's results; None while some of its runs are missing."""
     folds = range(FOLDS[name]) if name in FOLDS else [None]
     runs = {student: [found.get(Job(name, fold, student, False)) for fold in folds] for student in students}
     labels = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
@@ -201,8 +201,7 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
         return None
     for fold, (alone, *of_fold) in enumerate(zip(labels, *runs.values(), strict=True)):
         if problem := differing(dict(zip(("labels alone", *students), (alone, *of_fold), strict=True))):
-            print(f"{name}, fold {fold}: runs that cannot be judged together, {problem}", file=sys.stderr)
-            return None
+            sys.exit(f"{name}, fold {fold}: runs that cannot be judged together, {problem}")
     reference = runs[DISTILLED]
     teacher = values(reference, "teacher", "fp32")
     baselines = {b: values(reference, b, "fp32") for b in BASELINES}
@@ -254,14 +253,14 @@ def main() -> None:
         if name in FOLDS and sets[name] is not None:
             write_folds(sets[name], options.work / "folds" / name, FOLDS[name])
             sets[name] = options.work / "folds" / name
-    known = {job: record for job in jobs(sets, options.students) if (record := kept(options, job)) is not None}
-    check_hosts(known, [job for job in jobs(sets, options.students) if job not in known])
+    asked = jobs(sets, options.students)
+    found = {job: record for job in asked if (record := kept(options, job)) is not None}
+    missing = [job for job in asked if job not in found and options.minutes != 0]
+    check_hosts(found, missing)
     end = np.inf if options.minutes is None else time.monotonic() + options.minutes * 60
-    found = {}
-    for job in jobs(sets, options.students):
-        record = make(options, job, sets[job.set]) if time.monotonic() < end else kept(options, job)
-        if record is not None:
-            found[job] = record
+    for job in missing:
+        if time.monotonic() < end:
+            found[job] = make(options, job, sets[job.set])
     before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"sets": {}, "runs": {}}
     new = {name: summarise(found, name, options.students) for name in sets}
     results = before["sets"] | {name: result for name, result in new.items() if result is not None}
