@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BertForSequenceClassification, set_seed
 
 from distill import word_table
+from distill.cost import scoring_cost
 from distill.device import Device
 from distill.imitation import imitating, unscored
 from distill.importance import measure
@@ -28,7 +29,7 @@ from distill.state_terms import score_terms, state_terms
 from distill.states import every_token
 from distill.teacher import copy_tokenizer
 from distill.tokens import PairTokens
-from distill.train import scoring_cost, train_ranker
+from distill.train import train_ranker
 from distill.vocabulary import choose
 from distill.width import Width, freezes, student_width
 from export.cls_only import load_ranker, save_ranker

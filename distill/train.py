@@ -25,6 +25,7 @@ from transformers.models.bert.modeling_bert import BertSdpaSelfAttention
 
 from distill import ranks
 from distill.batches import Collator
+from distill.cost import scoring_cost
 from distill.device import Device
 from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
@@ -44,6 +45,10 @@ Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 Watch = Callable[[float, float], None]  # is told the share of the training done and dev nDCG@10; may end it by raising
 
 
+class DivergedError(Exception):
+    """A training after which scores are no numbers."""
+
+
 class RankTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss compares a group's candidates and whose evaluation is nDCG@10 on dev."""
 
@@ -54,13 +59,12 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         imitation: Imitation | None,
         dev: PairTokens,
         watch: Watch | None,
-        what: str,
         score_batch: int,
         head_rate: float,
         **arguments: Any,
     ) -> None:
         super().__init__(eval_dataset=dev, **arguments)
-        self._head_rate, self._watch, self._what = head_rate, watch, what
+        self._head_rate, self._watch = head_rate, watch
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._imitation, self._dev, self._score_batch = loss, imitation, dev, score_batch
 
@@ -113,7 +117,7 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         """Measure nDCG@10 on the dev queries.
 
         Raises:
-            ConfigError: if the training diverged.
+            DivergedError: if scores are no numbers any more.
         """
         split = self._dev.split
         with Progress("dev", split.pairs, "pairs") as bar:
@@ -126,9 +130,7 @@ class RankTrainer(Trainer):  # type: ignore[misc]
                 bar=bar,
             )
         if not np.isfinite(scores).all():
-            rate, steps = self.args.learning_rate, f"{self.state.global_step} of {self.state.max_steps}"
-            told = problem("fit.learning_rate", f"{rate:g}", f"less, since by step {steps} the training diverged")
-            raise ConfigError(f"{self._what}: {told}")
+            raise DivergedError(f"by step {self.state.global_step} of {self.state.max_steps} the training diverged")
         values = ranking_metrics(scores, split.grade, split.offsets)[METRIC]
         metrics = {f"eval_{METRIC}": float(np.nanmean(values))}
         self.log(metrics)
@@ -197,14 +199,17 @@ def train_ranker(
         imitation=imitation,
         dev=dev,
         watch=watch,
-        what=what,
         score_batch=train.score_batch,
         head_rate=fit.head_rate,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(LastEvaluation())
     trainer.add_callback(ProgressCallback(what, steps.pairs / max(1, -(-len(steps) // train.accumulate))))
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+    except DivergedError as error:
+        told = problem("fit.learning_rate", f"{fit.learning_rate:g}", f"less, since {error}")
+        raise ConfigError(f"{what}: {told}") from error
     history = [entry for entry in trainer.state.log_history if f"eval_{METRIC}" in entry or "loss" in entry]
     result = {
         "steps": trainer.state.max_steps,
@@ -224,20 +229,6 @@ def set_dropout(model: torch.nn.Module, share: float) -> None:
             module.p = share
         elif isinstance(module, BertSdpaSelfAttention):
             module.dropout_prob = share  # it asks a number of its own, not its Dropout
-
-
-def scoring_cost(model: BertForSequenceClassification, pairs: PairTokens) -> float:
-    """Return what scoring a pair costs, up to a constant: the encoder's parameters times a pair's mean tokens."""
-    return float(encoder_parameters(model) * pairs.lengths.mean())
-
-
-def encoder_parameters(model: BertForSequenceClassification) -> int:
-    """Return how many parameters a pair's every token meets: all but the embeddings, and what only training has."""
-    return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if not name.startswith(("bert.embeddings", PROJECTIONS))
-    )
 
 
 def forget_precision() -> None:

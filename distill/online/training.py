@@ -130,7 +130,6 @@ def train_update(
         imitation=None,
         dev=lessons.pairs,
         watch=None,
-        what="update",
         score_batch=train.score_batch,
         head_rate=1.0,
     )

@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distill import making, schema, student, tokens
 from distill.cli import convert
+from distill.cost import encoder_parameters
 from distill.data import beir as beir_data
 from distill.device import Device
 from distill.errors import ConfigError
@@ -31,7 +32,7 @@ from distill.schema import Attention, Embedding, Fit, Hidden, Kl, Relations, Stu
 from distill.state_terms import score_terms, state_terms
 from distill.sweep import plugins
 from distill.tokens import PairTokens, TokenTable
-from distill.train import encoder_parameters, train_ranker
+from distill.train import train_ranker
 from export.runtime.tokens import PairEncoder
 from tests.conftest import THINGS, WORDS, write_encoder
 from tests.faults.test_kill import kill, start
