@@ -258,9 +258,10 @@ def main() -> None:
     missing = [job for job in asked if job not in found and options.minutes != 0]
     check_hosts(found, missing)
     end = np.inf if options.minutes is None else time.monotonic() + options.minutes * 60
-    for job in missing:
-        if time.monotonic() < end:
-            found[job] = make(options, job, sets[job.set])
+    for job in missing:  # another process may make some of them meanwhile
+        record = make(options, job, sets[job.set]) if time.monotonic() < end else kept(options, job)
+        if record is not None:
+            found[job] = record
     before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"sets": {}, "runs": {}}
     new = {name: summarise(found, name, options.students) for name in sets}
     results = before["sets"] | {name: result for name, result in new.items() if result is not None}
