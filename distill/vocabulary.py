@@ -98,9 +98,7 @@ def _counted(
     """Return the id of [UNK], the tokens always kept, those of queries and of items counted, and which are kept."""
     assert options.min_count is not None
     unknown, always = always_kept(options, tokenizer)
-    room = pairs.encoder.max_length - SPECIAL
-    queries = count_tokens(pairs.table.queries, pairs.split.query, room, size)
-    items = count_tokens(pairs.table.items, None, room, size)
+    queries, items = count_shown(pairs, size)
     counts = queries + items
     kept = counts >= options.min_count
     kept[always] = True
@@ -156,6 +154,21 @@ def characters(tokenizer: Tokenizer) -> Iterator[int]:
             text = "a" + token[-1] if inner else token
             if _words(tokenizer, text) == [text]:
                 yield number
+
+
+def count_shown(pairs: PairTokens, size: int) -> tuple[Int64, Int64]:
+    """Return how often each token stands in what a model reads of training queries, and of the catalogue.
+
+    Args:
+        pairs: the training pairs.
+        size: of the vocabulary.
+
+    Returns:
+        Occurrences in queries and in items, int64 [size] each.
+    """
+    room = pairs.encoder.max_length - SPECIAL
+    queries = count_tokens(pairs.table.queries, pairs.split.query, room, size)
+    return queries, count_tokens(pairs.table.items, None, room, size)
 
 
 def count_tokens(column: TokenColumn, rows: Int32 | None, room: int, size: int) -> Int64:

@@ -62,7 +62,7 @@ class Offered:
 
     def is_exact(self, graphs: Path, has: Iterable[str]) -> bool:
         """Return whether a processor with these abilities computes it without saturation."""
-        return not self.saturates(graphs) or meets(EXACT_INT8, has)
+        return self.graph in exact_files(graphs, has)
 
     def is_for(self, has: Iterable[str]) -> bool:
         """Return whether it is meant for a processor with these abilities."""

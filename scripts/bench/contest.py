@@ -18,7 +18,6 @@ FITS = {  # by what a student begins as
     "encoder": {"group_size": 8, "batch_groups": 4, "learning_rate": 1e-4, "head_rate": 10.0},
     "teacher": {"group_size": 8, "batch_groups": 8, "learning_rate": 3e-4},  # conf/student/of/h384.yaml
 }
-FITTED_PAIRS = 512  # student.refit_pairs
 SEED = 0
 
 
@@ -67,6 +66,7 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
     train, pairs = Train(), load_pairs(contest.prepared, contest.start, contest.max_length)
     device = Device.resolve(train)
     model = load_ranker(str(contest.start), cls_only=True, attention=device.attention)
+    scores = np.load(contest.prepared / "scores.npy")
     fit = Fit(epochs=contest.pairs / len(pairs["train"]) + 1, max_pairs=contest.pairs, keep="last", evaluations=1,
               dev_queries=None, **FITS[contest.begin])  # fmt: skip
 
@@ -76,27 +76,25 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
 
     turns.begin()
     if contest.begin == "teacher":
-        fit_to_teacher(model, contest, pairs["train"])
+        model = fitted(contest, pairs["train"], scores, device.attention)
     train_ranker(
-        model, pairs["train"], pairs["dev"], {"teacher": np.load(contest.prepared / "scores.npy")}, loss, fit=fit,
-        train=train, device=device, seed=SEED, out=contest.out, what=OURS,
+        model, pairs["train"], pairs["dev"], {"teacher": scores}, loss, fit=fit, train=train, device=device, seed=SEED,
+        out=contest.out, what=OURS,
     )  # fmt: skip
     turns.end()
     return model
 
 
-def fit_to_teacher(model: Any, contest: Contest, pairs: Any) -> None:
-    """Fit a student's weights to its teacher's states, as the student stage does before it trains."""
-    from distill.refit import refit
-    from distill.shrink import Parts
-    from distill.width import Width
-    from export.cls_only import load_ranker
+def fitted(contest: Contest, pairs: Any, scores: Any, attention: str) -> Any:
+    """Return the student that this project begins with: of the same layers, fitted to the teacher's states."""
+    from distill.models import read_config
+    from distill.schema import Student
+    from distill.student import initial_student
 
+    teacher = contest.prepared / "teacher"
     layers = json.loads((contest.start / LAYERS).read_text(encoding="utf-8"))
-    rows = np.random.default_rng(SEED).choice(len(pairs), FITTED_PAIRS, replace=False)
-    rows = rows[np.argsort(pairs.lengths[rows], kind="stable")]
-    teacher = load_ranker(str(contest.prepared / "teacher"), cls_only=False)
-    refit(model, teacher, layers, Parts.all(Width.of(model.config.to_dict()), len(layers)), pairs, rows)
+    student = Student(layers=layers, hidden_size=read_config(teacher)["hidden_size"], max_length=contest.max_length)
+    return initial_student(teacher, layers, pairs, scores, student, attention, SEED)
 
 
 def train_theirs(contest: Contest, turns: Turns) -> Any:

@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_runs import MAIN
 
 from distill.models import RUN
 from distill.records import RankingData
 from distill.scores import score_rows
 from distill.tokens import PairTokens, TokenTable
-from distill.vocabulary import count_tokens
+from distill.vocabulary import count_shown
 from export.cls_only import load_ranker
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure.quality import agreement, ranking_metrics
 from export.progress import Progress
-from export.runtime.tokens import SPECIAL, PairEncoder
+from export.runtime.tokens import PairEncoder
 
-METRIC = "ndcg@10"
 UNSEEN = 0.01  # occurrences of a word that is never shown: nearly nothing, but no vector is of no matter
 
 
@@ -56,18 +56,12 @@ def measure(run: Path, ranks: list[int], queries: int, seed: int) -> dict[str, A
     student = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))["config"]["student"]
     records = RankingData.open(run / stages.get("student input", stages["data"]))
     table = TokenTable.open(run / stages.get("student tokens", stages["tokens"]))
-    pairs = PairTokens(
-        records.splits["dev"].sample(queries, seed),
-        table,
-        PairEncoder.load(run / stages["student"], student["max_length"]),
-    )
+    encoder = PairEncoder.load(run / stages["student"], student["max_length"])
+    pairs = PairTokens(records.splits["dev"].sample(queries, seed), table, encoder)
     model = load_ranker(str(run / stages["student"]), cls_only=True)
     words = model.bert.embeddings.word_embeddings.weight.data
     size, width = words.shape
-    room = student["max_length"] - SPECIAL
-    shown = count_tokens(table.queries, records.splits["train"].query, room, size) + count_tokens(
-        table.items, None, room, size
-    )
+    shown = sum(count_shown(PairTokens(records.splits["train"], table, encoder), size))
     weights = {"words": torch.ones(size), "occurrences": torch.from_numpy(shown + UNSEEN).float()}
 
     def score() -> Any:
@@ -75,7 +69,7 @@ def measure(run: Path, ranks: list[int], queries: int, seed: int) -> dict[str, A
             return score_rows(model, pairs, np.arange(len(pairs)), batch_size=64, bf16=False, bar=bar)
 
     def ndcg(scores: Any) -> float:
-        return float(np.nanmean(ranking_metrics(scores, pairs.split.grade, pairs.split.offsets)[METRIC]))
+        return float(np.nanmean(ranking_metrics(scores, pairs.split.grade, pairs.split.offsets)[MAIN]))
 
     original, whole = words.clone(), score()
     rows = []
@@ -85,12 +79,12 @@ def measure(run: Path, ranks: list[int], queries: int, seed: int) -> dict[str, A
             scores = score()
             tau = float(np.nanmean(agreement(scores, whole, pairs.split.offsets)["tau"]))
             rows.append({"by": by, "rank": rank, "int8_mb": (size + width) * rank / 1e6, "tau": tau,
-                         METRIC: ndcg(scores)})  # fmt: skip
+                         MAIN: ndcg(scores)})  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
     kept = int((shown > 0).sum())
     return {
         "run": run.resolve().parent.name, "data": records.summary["name"], "queries": len(pairs.split.query),
-        "words": size, "int8_mb": size * width / 1e6, METRIC: ndcg(whole), "rows": rows,
+        "words": size, "int8_mb": size * width / 1e6, MAIN: ndcg(whole), "rows": rows,
         "shown_words": kept, "shown_int8_mb": kept * width / 1e6,
     }  # fmt: skip
 

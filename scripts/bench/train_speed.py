@@ -127,7 +127,7 @@ def compare(layers: int, begin: str, minutes: float, max_length: int, prepared: 
     shares = {OURS: (OURS, 1.0), THEIRS: (THEIRS, 1.0), quarter: (OURS, QUARTER)}
     told = take_turns(
         {
-            name: contest(tool, round(rates[tool] * (minutes * 60 * share - begun[tool])), f"contest {name}")
+            name: contest(tool, max(1, round(rates[tool] * (minutes * 60 * share - begun[tool]))), f"contest {name}")
             for name, (tool, share) in shares.items()
         },
         None,
