@@ -74,7 +74,8 @@ def at_least(least: float) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value is None or (math.isfinite(value) and value >= least), f"a number >= {least:g}"
 
 
-def _within(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+def within(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+    """Allow whole numbers from one to another, and None."""
     return lambda value: value is None or least <= value <= most, f"a number from {least} to {most}"
 
 
@@ -126,7 +127,7 @@ FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
-             ("seed", *_within(0, MOST_SEED))],
+             ("seed", *within(0, MOST_SEED))],
     Data: [("seed", *at_least(0))],
     SlateData: [
         ("history", *between(0, 1)), ("liked_titles", *at_least(1)), ("max_positives", *at_least(1)),
@@ -148,7 +149,7 @@ RULES: dict[type, Sequence[Rule]] = {
         ("refit_pairs", lambda v: v == 0 or v >= 2, "0, or a number >= 2"),
     ],
     Input: [
-        ("fields", *one_of(*FIELDS)), ("words", *_within(1, MOST_WORDS)), ("keep", *one_of(*KEEPS)),
+        ("fields", *one_of(*FIELDS)), ("words", *within(1, MOST_WORDS)), ("keep", *one_of(*KEEPS)),
         ("pairs", *at_least(1)),
     ],
     Draw: [
@@ -224,7 +225,7 @@ RULES: dict[type, Sequence[Rule]] = {
         ("count", *at_least(1)), ("every_s", *at_least(0)), ("poll_s", *POSITIVE),
         ("nice", lambda v: 0 <= v <= 19, "0 to 19"), ("threads", *at_least(1)),
     ],
-    Updating: [("seed", *_within(0, MOST_SEED)), ("keep", *at_least(1))],
+    Updating: [("seed", *within(0, MOST_SEED)), ("keep", *at_least(1))],
     MlflowTrack: [
         ("experiment", lambda v: v.strip() and len(v) <= 500, "a name of at most 500 characters"),
         ("model", lambda v: v is None or (v.strip() and not {"/", ":"} & set(v)), "a name without / and :"),
