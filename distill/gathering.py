@@ -106,7 +106,7 @@ def word_weights(asked: Input, records: RankingData, teacher: Path, max_length: 
         return inputs_.idf(inputs_.field_texts(records.items, asked.fields))
     if asked.keep == "gradient" and asked.words is not None:
         from distill import salience
-        from export.cls_only import load_ranker
+        from export.checkpoint import load_ranker
 
         model = load_ranker(str(teacher), cls_only=False)
         return salience.measure(model, teacher, max_length, records, asked.pairs, seed)

@@ -19,7 +19,7 @@ from distill.schema import Attention, Embedding, Hidden, Relations, StateTerm
 from distill.scores import autocast
 from distill.state_terms import Shape, mapped_layers, problems
 from distill.states import Place, recording
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 
 PROJECTIONS = "projections"  # the student's module of that name while it trains
 

@@ -174,7 +174,7 @@ def _scores(
         from distill import augment
         from distill import scores as scores_
         from distill.device import Device
-        from export.cls_only import load_ranker
+        from export.checkpoint import load_ranker
 
         device = Device.resolve(config.train)
         model = load_ranker(str(teacher.folder), cls_only=True, attention=device.attention).to(device.name)
@@ -201,6 +201,8 @@ def student(
     options = asdict(config.student) | {"terms": terms, "train": asdict(train), "seed": config.seed}
     del options["input"]  # the tokens are of what it reads
     del options["freeze_embeddings"]  # is told by train
+    if not config.student.split_layers:
+        del options["split_layers"]
     whole = Width.of(models.read_config(teacher.folder))
     if student_width(config.student, whole) == whole:
         del options["importance"], options["importance_pairs"]  # nothing is left out

@@ -14,7 +14,7 @@ from distill.schema import Config, EncoderTeacher, FusedInt8, Int8, Quantize, We
 from distill.stages import Built, Stage, Store
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, WEIGHT8
 from export.host import describe_host, has_bf16
-from export.measure.systems import System
+from export.measure.systems import STATES, System
 from export.runtime.processor import abilities
 from export.runtime.threads import allotted_cores, available_cores
 from export.variants import Offered, exact_files, offered, served_int8
@@ -39,8 +39,8 @@ def systems(
     """
     if "openvino" in config.measure.engines and not has_bf16():
         log.warning("openvino bf16 is left out: this processor does not multiply bf16 (avx512_bf16, amx_bf16)")
-    forms = [("openvino", precision, FP32) for precision in _openvino_precisions(config)]
-    forms += [("onnxruntime", precision, file) for precision, file in (("fp32", FP32), *_served(config.quantize))]
+    second = [("openvino", precision, FP32) for precision in _openvino_precisions(config)]
+    ours = [("onnxruntime", precision, file) for precision, file in (("fp32", FP32), *_served(config.quantize))]
     teacher_size, student_size = models.count_parameters(teacher.folder), models.count_parameters(student.folder)
     length = config.teacher.max_length
     found = [(System("teacher", "pytorch", "fp32", teacher.folder, None, length, teacher_size), teacher)]
@@ -48,7 +48,8 @@ def systems(
         ("teacher", teacher, teacher_graphs, length, teacher_size),
         ("student", student, student_graphs, config.student.max_length, student_size),
     ):
-        for engine, precision, file in forms:
+        halved = [(STATES, *form) for _, *form in ours] if name == "student" and config.student.split_layers else []
+        for engine, precision, file in [*second, *halved, *ours]:
             system = System(name, engine, precision, model.folder, made.folder / file, max_length, size)
             found.append((system, made))
     return found

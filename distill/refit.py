@@ -21,6 +21,7 @@ from transformers import BertForSequenceClassification
 from distill.records import Int64
 from distill.shrink import Parts
 from distill.tokens import PairTokens
+from export.split_bert import positions, split_layers
 
 BATCH = 64  # pairs
 # of the inputs' mean square, towards the weights as they are; with a tenth of it a student is nearer to its teacher
@@ -39,12 +40,14 @@ class Batch:
     Attributes:
         there: bool [pairs, tokens], where there are tokens.
         mask: what is added to attention scores, float [pairs, 1, 1, tokens].
+        apart: the same for the student's layers that read query and item apart, float [pairs, 1, tokens, tokens].
         ours: the student's states, float [pairs, tokens, width]; the last layer's of [CLS] alone.
         theirs: the teacher's.
     """
 
     there: Tensor
     mask: Tensor
+    apart: Tensor
     ours: Tensor
     theirs: Tensor
 
@@ -144,27 +147,31 @@ def refit(
     done, all_layers = 0, teacher.bert.encoder.layer
     scale = math.sqrt(_head_size(student) / _head_size(teacher))
     for number, source in enumerate(layers):
-        first_only = number == len(layers) - 1
+        first_only, apart = number == len(layers) - 1, number < split_layers(student)
         for batch in batches:
             batch.climb(all_layers[done:source])
         wanted = [
             Wanted.of(all_layers[source], batch, parts, number, scale=scale, first_only=first_only) for batch in batches
         ]
-        _refit_layer(student.bert.encoder.layer[number], batches, wanted, first_only)
+        _refit_layer(student.bert.encoder.layer[number], batches, wanted, first_only, apart)
         done = source
     for batch in batches:
         batch.climb(all_layers[done:])
     _refit_head(student, teacher, batches, torch.from_numpy(parts.pooled))
 
 
-def _refit_layer(layer: Any, batches: Sequence[Batch], wanted: Sequence[Wanted], first_only: bool) -> None:
+def _refit_layer(layer: Any, batches: Sequence[Batch], wanted: Sequence[Wanted], first_only: bool, apart: bool) -> None:
     """Fit a layer, one linear map after the other, each to what those before it now give; take the batches through."""
     attention, both = layer.attention, list(zip(batches, wanted, strict=True))
+    masks = [batch.apart if apart else batch.mask for batch in batches]
     rows = [batch.ours[:, :1] if first_only else batch.ours for batch in batches]
     _fit(attention.self.query, [b.rows(r, w.query) for (b, w), r in zip(both, rows, strict=True)])
     _fit(attention.self.key, [(b.ours[b.there], w.key[b.there]) for b, w in both])
     _fit(attention.self.value, [(b.ours[b.there], w.value[b.there]) for b, w in both])
-    seen = [attention.self(r, b.mask, encoder_hidden_states=b.ours)[0] for b, r in zip(batches, rows, strict=True)]
+    seen = [
+        attention.self(r, mask, encoder_hidden_states=b.ours)[0]
+        for b, r, mask in zip(batches, rows, masks, strict=True)
+    ]
     rows = _refit_writer(
         attention.output, seen, rows, batches, [w.attended for w in wanted], [w.attended_norm for w in wanted]
     )
@@ -231,14 +238,19 @@ def _batch(
     """Return pairs with both models' embeddings before LayerNorm."""
     given = {name: torch.from_numpy(value) for name, value in inputs.items()}
     there = given["attention_mask"].bool()
-    mask = torch.zeros(there.shape).masked_fill(~there, torch.finfo(torch.float32).min)[:, None, None]
-    return Batch(there, mask, _embedded(student.bert.embeddings, given), _embedded(teacher.bert.embeddings, given))
+    types = given["token_type_ids"]
+    seen = there[:, None, None], ((types[:, :, None] == types[:, None, :]) & there[:, None, :])[:, None]
+    mask, apart = (torch.zeros(each.shape).masked_fill(~each, torch.finfo(torch.float32).min) for each in seen)
+    return Batch(there, mask, apart, _embedded(student, given), _embedded(teacher, given))
 
 
-def _embedded(tables: Any, inputs: dict[str, Tensor]) -> Tensor:
-    ids = inputs["input_ids"]
-    words = tables.word_embeddings(ids) + tables.token_type_embeddings(inputs["token_type_ids"])
-    return torch.as_tensor(words + tables.position_embeddings.weight[: ids.shape[1]])
+def _embedded(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    tables, ids, types = model.bert.embeddings, inputs["input_ids"], inputs["token_type_ids"]
+    places = torch.arange(ids.shape[1]).expand_as(ids)
+    if split_layers(model):
+        places = positions(inputs["attention_mask"], types, model.config.item_position)
+    words = tables.word_embeddings(ids) + tables.token_type_embeddings(types)
+    return torch.as_tensor(words + tables.position_embeddings(places))
 
 
 def _head_size(model: BertForSequenceClassification) -> int:

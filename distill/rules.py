@@ -144,9 +144,9 @@ RULES: dict[type, Sequence[Rule]] = {
     ],
     Teacher: [("max_length", *at_least(SPECIAL + 2))],
     Student: [
-        ("max_length", *at_least(SPECIAL + 2)), ("hidden_size", *at_least(1)), ("heads", *at_least(1)),
-        ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)), ("importance_pairs", *at_least(2)),
-        ("refit_pairs", lambda v: v == 0 or v >= 2, "0, or a number >= 2"),
+        ("max_length", *at_least(SPECIAL + 2)), ("split_layers", *at_least(0)), ("hidden_size", *at_least(1)),
+        ("heads", *at_least(1)), ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)),
+        ("importance_pairs", *at_least(2)), ("refit_pairs", lambda v: v == 0 or v >= 2, "0, or a number >= 2"),
     ],
     Input: [
         ("fields", *one_of(*FIELDS)), ("words", *within(1, MOST_WORDS)), ("keep", *one_of(*KEEPS)),

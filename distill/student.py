@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
-from transformers import BertForSequenceClassification, set_seed
+from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from distill import word_table
 from distill.cost import scoring_cost
@@ -32,8 +32,9 @@ from distill.tokens import PairTokens
 from distill.train import train_ranker
 from distill.vocabulary import choose
 from distill.width import Width, freezes, student_width
-from export.cls_only import load_ranker, save_ranker
+from export.checkpoint import load_ranker, save_ranker
 from export.runtime.scorer import Float32
+from export.split_bert import split
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,12 @@ def build_student(teacher: Path, layers: Sequence[int], attention: str) -> BertF
     return model
 
 
+def item_position(pairs: PairTokens, config: BertConfig) -> int:
+    """Return where a split student's items begin: where most of its teacher's do, as far as there are positions."""
+    queries = int(np.median(pairs.table.queries.lengths_of(pairs.query)))  # [CLS] and [SEP] around them
+    return min(queries + 2, int(config.max_position_embeddings) - pairs.encoder.max_length)
+
+
 def initial_student(
     teacher: Path,
     layers: Sequence[int],
@@ -66,7 +73,7 @@ def initial_student(
     attention: str,
     seed: int,
 ) -> BertForSequenceClassification:
-    """Return a student as its training begins: cut out of the teacher, its weights fitted to the teacher's states.
+    """Return a student as its training begins: cut out of the teacher, split, fitted to the teacher's states.
 
     Args:
         teacher: its folder.
@@ -88,7 +95,10 @@ def initial_student(
         )
         parts = choose_parts(importance, width)
         model = cut(model, parts, width)
-    if student.refit_pairs and (width != whole or len(layers) < read_config(teacher)["num_hidden_layers"]):
+    changed = width != whole or len(layers) < read_config(teacher)["num_hidden_layers"]
+    if student.split_layers:
+        model, changed = split(model, student.split_layers, item_position(pairs, model.config)), True
+    if student.refit_pairs and changed:
         log.info("student: fitting its weights to the teacher's states")
         original = load_ranker(str(teacher), cls_only=False, attention=attention)
         count = min(student.refit_pairs, len(pairs))

@@ -17,7 +17,8 @@ from distill.records import Float32
 from distill.schema import EncoderTeacher, Fit, Train
 from distill.tokens import PairTokens
 from distill.train import Loss, train_ranker
-from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+from export.checkpoint import load_ranker, save_ranker
+from export.cls_only import ClsOnlyBert
 
 
 def write_tuned(

@@ -54,6 +54,7 @@ def validate(config: Config) -> None:
         *_input_checks(config),
         *_draw_checks(config),
         *_state_checks(config),
+        *_split_checks(config),
         *_rivals_checks(config),
         *_calibration_checks(config),
         *_exclude_checks(config),
@@ -156,6 +157,21 @@ def _state_checks(config: Config) -> Iterator[str]:
             yield problem("student.input.fields", asked.fields, f"all with loss.terms.{name}")
         if asked.words is not None:
             yield problem("student.input.words", asked.words, f"null with loss.terms.{name}")
+
+
+def _split_checks(config: Config) -> Iterator[str]:
+    """Tell of what there is not of a split student."""
+    asked, layers = config.student.split_layers, config.student.layers
+    if not asked or not _is_layers(layers):
+        return
+    most = (len(layers) if isinstance(layers, list) else int(layers)) - 1
+    if asked > most:
+        yield problem("student.split_layers", asked, f"0 to {most}: the last of student.layers reads both")
+    for name, term in config.loss.terms.items():
+        if isinstance(term, StateTerm) and term.weight > 0:
+            yield problem("student.split_layers", asked, f"0 with loss.terms.{name}, whose states are of whole pairs")
+    if isinstance(config.quantize, FusedInt8):
+        yield problem("student.split_layers", asked, f"0 with quantize={config.quantize.kind}")
 
 
 def _empty_draw(option: str, draw: Draw) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ WEIGHTS = "model.safetensors"
 IR_VERSION = 8  # of opset 18's time; readers refuse a newer one than they know
 MASKED = float(np.finfo(np.float32).min)
 LEAST_OPSET = 17  # has LayerNormalization
+LAYER = "bert.encoder.layer"
 MAP_BYTES = 4  # of a token's entry in the map from ids to rows, int32
 
 Float32 = npt.NDArray[np.float32]
@@ -77,6 +79,12 @@ def distinct_rows(table: Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return np.sort(first), place[equal].astype(np.int32)
 
 
+def token_inputs() -> list[onnx.ValueInfoProto]:
+    """Return a BERT's inputs, int64 [batch, tokens]."""
+    shape = ["batch_size", "sequence_length"]
+    return [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS]
+
+
 class GraphBuilder:
     """Collects nodes; a value is its name."""
 
@@ -84,6 +92,7 @@ class GraphBuilder:
         self._config, self._weights = config, weights
         self._heads = int(config["num_attention_heads"])
         self._width = int(config["hidden_size"])
+        self._layers, self._apart = int(config["num_hidden_layers"]), int(config.get("split_layers", 0))
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
@@ -93,10 +102,14 @@ class GraphBuilder:
 
     def _hidden(self, first_only: bool) -> str:
         """Return the last layer's output: of every token, or of the first alone."""
-        layers = int(self._config["num_hidden_layers"])
-        hidden, mask = self._embeddings(), self._mask()
-        for number in range(layers):
-            hidden = self._layer(f"bert.encoder.layer.{number}", hidden, mask, first_only and number == layers - 1)
+        mask = self._mask()
+        seen = [self._same_text(mask)] * self._apart if self._apart else []
+        return self._climb(self._embeddings(), [*seen, *[mask] * (self._layers - self._apart)], first_only)
+
+    def _climb(self, hidden: str, masks: Sequence[str | None], first_only: bool, start: int = 0) -> str:
+        """Return what layers make of states, those from `start` on, each with its mask; None masks nothing."""
+        for number, mask in enumerate(masks, start):
+            hidden = self._layer(f"{LAYER}.{number}", hidden, mask, first_only and number == self._layers - 1)
         return hidden
 
     def _first(self, hidden: str, first_only: bool) -> str:
@@ -112,9 +125,12 @@ class GraphBuilder:
 
     def model(self, opset: int, output: str, width: int) -> onnx.ModelProto:
         """Return the graph, whose output is float32 [batch, width]."""
-        shape = ["batch_size", "sequence_length"]
-        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS]
         outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch_size", width])]
+        return self._model(opset, token_inputs(), outputs)
+
+    def _model(
+        self, opset: int, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(self._nodes, "bert", inputs, outputs, list(self._constants.values()))
         model = helper.make_model(graph, producer_name="rankdistill", opset_imports=[helper.make_opsetid("", opset)])
         model.ir_version = IR_VERSION
@@ -125,11 +141,28 @@ class GraphBuilder:
         prefix = "bert.embeddings"
         words = self._words(f"{prefix}.word_embeddings.weight")
         types = self._node("Gather", "types", self._weight(f"{prefix}.token_type_embeddings.weight"), "token_type_ids")
-        length = self._node("Shape", "length", "input_ids", start=1, end=2)
         table = self._weight(f"{prefix}.position_embeddings.weight")
-        positions = self._node("Slice", "positions", table, self._shape("zero", [0]), length, self._shape("axis0", [0]))
+        positions = self._positions_apart(table) if self._apart else self._positions(table)
         total = self._node("Add", "placed", self._node("Add", "typed", words, types), positions)
         return self._norm(f"{prefix}.LayerNorm", total)
+
+    def _positions(self, table: str) -> str:
+        """Return the positions' rows, [tokens, width]."""
+        length = self._node("Shape", "length", "input_ids", start=1, end=2)
+        return self._node("Slice", "positions", table, self._shape("zero", [0]), length, self._shape("axis0", [0]))
+
+    def _positions_apart(self, table: str) -> str:
+        """Return the positions' rows, [pairs, tokens, width], an item's from `item_position` on."""
+        length = self._node("Shape", "length", "input_ids", start=1, end=2)
+        zero, one = self._constant("count0", np.int64(0)), self._constant("count1", np.int64(1))
+        end = self._node("Squeeze", "end", length, self._shape("axis0", [0]))
+        steps = self._node("Range", "steps", zero, end, one)
+        of_query = self._node("Mul", "of_query", self._node("Sub", "no_item", one, "token_type_ids"), "attention_mask")
+        queries = self._node("ReduceSum", "queries", of_query, self._shape("at1", [1]), keepdims=1)
+        start = self._constant("item_position", np.int64(self._config["item_position"]))
+        moved = self._node("Add", "moved", self._node("Sub", "from_item", steps, queries), start)
+        is_item = self._node("Cast", "is_item", "token_type_ids", to=TensorProto.BOOL)
+        return self._node("Gather", "positions", table, self._node("Where", "places", is_item, moved, steps))
 
     def _words(self, name: str) -> str:
         """Return the tokens' rows of the word table, of which equal ones are stored once if that saves bytes."""
@@ -148,7 +181,16 @@ class GraphBuilder:
         row = self._node("Mul", "masked", left_out, self._constant("least", np.float32(MASKED)))
         return self._node("Unsqueeze", "mask", row, self._shape("axes", [1, 2]))
 
-    def _layer(self, prefix: str, hidden: str, mask: str, first_only: bool) -> str:
+    def _same_text(self, mask: str) -> str:
+        """Return a mask of tokens that stand in another text too, [pairs, 1, tokens, tokens]."""
+        kinds = self._node("Cast", "kinds", "token_type_ids", to=TensorProto.FLOAT)
+        rows, columns = (self._node("Unsqueeze", f"kinds{n}", kinds, self._shape(f"at{n}", [n])) for n in (2, 1))
+        apart = self._node("Sub", "apart", rows, columns)
+        other = self._node("Mul", "other_text", apart, apart)  # 1 where they differ
+        masked = self._node("Mul", "other_masked", other, self._constant("least", np.float32(MASKED)))
+        return self._node("Min", "same_text", mask, self._node("Unsqueeze", "by_head", masked, self._shape("at1", [1])))
+
+    def _layer(self, prefix: str, hidden: str, mask: str | None, first_only: bool) -> str:
         """Return a layer's output: of every token, or of the first alone."""
         rows = self._slice(hidden, 0, 1, axis=1) if first_only else hidden
         attended = self._attention(f"{prefix}.attention.self", rows, hidden, mask)
@@ -160,12 +202,14 @@ class GraphBuilder:
         outer = self._linear(f"{prefix}.output.dense", inner)
         return self._norm(f"{prefix}.output.LayerNorm", self._node("Add", f"{prefix}.fed", outer, rows))
 
-    def _attention(self, prefix: str, rows: str, hidden: str, mask: str) -> str:
+    def _attention(self, prefix: str, rows: str, hidden: str, mask: str | None) -> str:
         scale = 1 / math.sqrt(self._width // self._heads)
         query = self._split(f"{prefix}.query", self._linear(f"{prefix}.query", rows, scale), [0, 2, 1, 3])
         key = self._split(f"{prefix}.key", self._linear(f"{prefix}.key", hidden), [0, 2, 3, 1])
         value = self._split(f"{prefix}.value", self._linear(f"{prefix}.value", hidden), [0, 2, 1, 3])
-        scores = self._node("Add", f"{prefix}.scores", self._node("MatMul", f"{prefix}.products", query, key), mask)
+        scores = self._node("MatMul", f"{prefix}.products", query, key)
+        if mask is not None:
+            scores = self._node("Add", f"{prefix}.scores", scores, mask)
         shares = self._node("Softmax", f"{prefix}.shares", scores, axis=-1)
         mixed = self._node("MatMul", f"{prefix}.mixed", shares, value)
         mixed = self._node("Transpose", f"{prefix}.tokens", mixed, perm=[0, 2, 1, 3])

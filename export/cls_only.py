@@ -16,8 +16,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from export.errors import ModelError
 from export.packing import Packing, as_computed
 
-ORDINARY = "BertForSequenceClassification"  # the architecture a checkpoint states, whichever class wrote it
-
 
 class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
     """BertForSequenceClassification without padding, with a [CLS]-only last layer.
@@ -50,12 +48,12 @@ class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
             An output whose logits are float [pairs, 1].
         """
         bert, packing = self.bert, Packing.of(attention_mask)
-        words, types = (each.reshape(-1)[packing.cells] for each in (input_ids, token_type_ids))
-        positions = packing.positions[None]
-        embedded = bert.embeddings(input_ids=words[None], token_type_ids=types[None], position_ids=positions)[0]
+        places = self._positions(attention_mask, token_type_ids)
+        words, types, positions = (each.reshape(-1)[packing.cells] for each in (input_ids, token_type_ids, places))
+        embedded = bert.embeddings(input_ids=words[None], token_type_ids=types[None], position_ids=positions[None])[0]
         hidden = as_computed(embedded)  # on a CPU sums and norms keep the type: a step in bf16 is 9% faster
-        for layer in bert.encoder.layer[:-1]:
-            context = packing.attend(layer.attention.self, hidden)
+        for layer, seen in zip(bert.encoder.layer[:-1], self._seen(packing, types), strict=True):
+            context = seen.attend(layer.attention.self, hidden)
             hidden = layer.feed_forward_chunk(layer.attention.output(context, hidden))
         last = bert.encoder.layer[-1]
         cls = hidden[packing.first]
@@ -64,28 +62,10 @@ class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
         logits = self.classifier(self.dropout(bert.pooler(cls)))
         return SequenceClassifierOutput(logits=logits)
 
+    def _positions(self, attention_mask: torch.Tensor, _token_type_ids: torch.Tensor) -> torch.Tensor:
+        """Return the position of each token, int64 [pairs, tokens]."""
+        return torch.arange(attention_mask.shape[1], device=attention_mask.device).expand_as(attention_mask)
 
-def load_ranker(folder: str, *, cls_only: bool, attention: str = "sdpa") -> BertForSequenceClassification:
-    """Load a cross-encoder's checkpoint in fp32, in evaluation mode.
-
-    Raises:
-        ModelError: if it is no BERT with one output.
-    """
-    kind = ClsOnlyBert if cls_only else BertForSequenceClassification
-    try:
-        model = kind.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is no BERT checkpoint: {str(error).splitlines()[0]}") from error
-    if model.config.model_type != "bert" or model.config.num_labels != 1:
-        raise ModelError(
-            f"{folder} is a {model.config.model_type} with {model.config.num_labels} outputs; a ranker here is a BERT "
-            "cross-encoder with one"
-        )
-    return model.eval()
-
-
-def save_ranker(model: BertForSequenceClassification, folder: str) -> None:
-    """Save an ordinary checkpoint that every library loads, whichever of the two classes `model` is."""
-    model.save_pretrained(folder)
-    model.config.architectures = [ORDINARY]
-    model.config.save_pretrained(folder)
+    def _seen(self, packing: Packing, _types: torch.Tensor) -> list[Packing]:
+        """Return for each layer but the last which tokens attend to which; types are packed."""
+        return [packing] * (len(self.bert.encoder.layer) - 1)

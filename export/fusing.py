@@ -13,7 +13,7 @@ from typing import Any
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.errors import GraphError
 from export.graph import NodeCounts, count_nodes
 from export.traceable import TraceableClsOnlyBert

@@ -13,6 +13,7 @@ from typing import Any
 FP32, INT8, INT8_AVX2 = "model.onnx", "int8.onnx", "int8_avx2.onnx"
 FULL, FULL_INT8, FUSED = "full.onnx", "full_int8.onnx", "fused.onnx"
 WEIGHT8 = "weight8.onnx"  # served where only weights take 8 bits
+LOWER, UPPER = "lower_", "upper_"  # begin the names of a split ranker's halves, before the name of the whole graph
 GRAPHS_FILE = "graphs.json"  # what each of them holds
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 
@@ -45,12 +46,19 @@ class Graphs:
         folder: where the graphs are written.
         cls_only: whether what is served computes the last layer for [CLS] alone.
         opset: of the graphs.
+        is_split: whether the checkpoint is a split ranker, whose graphs have halves; none of it is traced.
     """
 
     checkpoint: Path
     folder: Path
     cls_only: bool
     opset: int
+    is_split: bool = False
+
+
+def halves(graph: str) -> tuple[str, str]:
+    """Return the names of the lower and the upper half of a split ranker's graph."""
+    return f"{LOWER}{graph}", f"{UPPER}{graph}"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 import onnx
 
+from export.errors import GraphError
 from export.fusing import fuse_graph, trace_graph
-from export.graph import FP32, FULL, FULL_INT8, INT8, INT8_AVX2, Graphs, NodeCounts
+from export.graph import FP32, FULL, FULL_INT8, INT8, INT8_AVX2, Graphs, NodeCounts, halves
 from export.node_groups import excluded, group_of
 from export.quantize import quantize_graph
 from export.saturation import count_wide, reduce_saturating, saturating
@@ -69,20 +70,42 @@ class Int8:
 
         Returns:
             A row for each graph.
+
+        Raises:
+            GraphError: if nothing of a split ranker's half is left to quantize.
         """
-        out, evened = graphs.folder, smooth(model, remedies, reasons)
-        counts = quantize_graph(
-            evened, out / INT8, per_channel=self.per_channel, reduce_range=self.reduce_range, keep=reasons
-        )
-        narrow = reduce_saturating(evened, out / INT8, out / INT8_AVX2, per_channel=self.per_channel, keep=reasons)
-        full = quantize_graph(out / FULL, out / FULL_INT8, per_channel=self.per_channel, reduce_range=self.reduce_range)
+        out = graphs.folder
         kept = [{"node": node, "group": group_of(node), "reason": reason} for node, reason in reasons.items()]
         applied = {name: remedy for name, remedy in remedies.items() if set(remedy.products) - reasons.keys()}
         told = {"kept_fp32": kept, "smoothed": [_told(name, remedy) for name, remedy in applied.items()]}
+        rows = [row | told for row in self._write(graphs, model, (INT8, INT8_AVX2), remedies, reasons)]
+        if graphs.is_split:  # its halves have the nodes of the whole one, and what was decided of them
+            for fp32, *names in zip(halves(FP32), halves(INT8), halves(INT8_AVX2), strict=True):
+                half = onnx.load(str(out / fp32))
+                if set(quantizable(half)) <= reasons.keys():
+                    raise GraphError(f"{fp32}: all of it is kept in fp32; a split student's halves are both in int8")
+                rows += self._write(graphs, half, names, remedies, reasons)
+            return rows
+        full = quantize_graph(out / FULL, out / FULL_INT8, per_channel=self.per_channel, reduce_range=self.reduce_range)
+        return [*rows, int8_row(out, FULL_INT8, False, full)]
+
+    def _write(
+        self,
+        graphs: Graphs,
+        model: onnx.ModelProto,
+        names: Sequence[str],
+        remedies: Mapping[str, Remedy],
+        reasons: Mapping[str, str],
+    ) -> list[dict[str, Any]]:
+        """Write a graph in int8, and without weights that saturate; returns a row for each."""
+        plain, narrow = (graphs.folder / name for name in names)
+        model = smooth(model, remedies, reasons)
+        counts = [
+            quantize_graph(model, plain, per_channel=self.per_channel, reduce_range=self.reduce_range, keep=reasons),
+            reduce_saturating(model, plain, narrow, per_channel=self.per_channel, keep=reasons),
+        ]
         return [
-            int8_row(out, INT8, graphs.cls_only, counts) | told,
-            int8_row(out, INT8_AVX2, graphs.cls_only, narrow) | told,
-            int8_row(out, FULL_INT8, False, full),
+            int8_row(graphs.folder, name, graphs.cls_only, count) for name, count in zip(names, counts, strict=True)
         ]
 
 

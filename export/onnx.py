@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 from export.bert_graph import write_bert_graph
 from export.fusing import fuse_graph, trace_graph
-from export.graph import FP32, FULL, FUSED, GRAPHS_FILE, WEIGHT8, Graphs, count_nodes
+from export.graph import FP32, FULL, FUSED, GRAPHS_FILE, WEIGHT8, Graphs, count_nodes, halves
+from export.split_graph import write_split_graphs
 from export.weight8 import write_weight8
+
+EXACT = {"saturating": 0, "wide_weights": 0}  # sums are 32 bits wide on every processor
 
 
 class Quantization(Protocol):
@@ -34,8 +37,11 @@ class Weight8:
     def write(self, graphs: Graphs) -> list[dict[str, Any]]:
         """See `Quantization.write`."""
         counts = write_weight8(graphs.folder / FP32, graphs.folder / WEIGHT8)
-        risk = {"saturating": 0, "wide_weights": 0}  # its sums are 32 bits wide on every processor
-        return [{"file": WEIGHT8, "precision": "weight8", "cls_only": graphs.cls_only} | counts.as_dict() | risk]
+        rows = [{"file": WEIGHT8, "precision": "weight8", "cls_only": graphs.cls_only} | counts.as_dict() | EXACT]
+        for half, fp32 in zip(halves(WEIGHT8), halves(FP32), strict=True) if graphs.is_split else ():
+            counts = write_weight8(graphs.folder / fp32, graphs.folder / half)
+            rows.append({"file": half, "precision": "weight8", "cls_only": graphs.cls_only} | counts.as_dict() | EXACT)
+        return rows
 
 
 def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, quantization: Quantization | None) -> None:
@@ -45,7 +51,7 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, qua
         checkpoint: folder of a BERT cross-encoder.
         out: folder to write to.
         cls_only: whether the graph that is served computes the last layer for [CLS] alone. The full one, as it is
-            traced, is always written too, to compare it with.
+            traced, is written too, to compare it with; of a split ranker, which nothing traces, the two halves are.
         opset: of the graphs.
         quantization: how 8-bit graphs are made; None for none.
 
@@ -55,15 +61,20 @@ def write_graphs(checkpoint: Path, out: Path, *, cls_only: bool, opset: int, qua
     """
     shape = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     write_bert_graph(checkpoint, out / FP32, cls_only=cls_only, opset=opset)
-    trace_graph(checkpoint, out / FULL, cls_only=False, opset=opset)
-    fuse_graph(out / FULL, out / FUSED, shape=shape, attentions=int(shape["num_hidden_layers"]))
-    plain = [(FP32, cls_only), (FULL, False), (FUSED, False)]
+    is_split = "split_layers" in shape
+    plain = [(FP32, cls_only)]
+    if is_split:
+        lower, upper = halves(FP32)
+        write_split_graphs(checkpoint, out / lower, out / upper, cls_only=cls_only, opset=opset)
+        plain += [(lower, False), (upper, cls_only)]
+    else:
+        trace_graph(checkpoint, out / FULL, cls_only=False, opset=opset)
+        fuse_graph(out / FULL, out / FUSED, shape=shape, attentions=int(shape["num_hidden_layers"]))
+        plain += [(FULL, False), (FUSED, False)]
     rows = [
-        {"file": name, "precision": "fp32", "cls_only": short}
-        | count_nodes(out / name).as_dict()
-        | {"saturating": 0, "wide_weights": 0}
+        {"file": name, "precision": "fp32", "cls_only": short} | count_nodes(out / name).as_dict() | EXACT
         for name, short in plain
     ]
     if quantization is not None:
-        rows += quantization.write(Graphs(checkpoint, out, cls_only, opset))
+        rows += quantization.write(Graphs(checkpoint, out, cls_only, opset, is_split))
     (out / GRAPHS_FILE).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ candidates of one query differ in length whatever batches they are sorted into: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Chunk:
         tokens: the packed tokens.
         longest: tokens of the longest pair.
         slots: int64 [tokens], where each token stands in the padded [pairs * longest]; None where nothing is padded.
-        mask: bool [pairs, 1, 1, longest], False at padding; None where nothing is padded.
+        mask: bool [pairs, 1, queries, longest], False where a token does not attend: with one query for all of them, at
+            padding alone; None where nothing is padded.
     """
 
     rows: slice
@@ -56,14 +57,12 @@ class Packing:
 
     Attributes:
         cells: int64 [tokens], where each token stands in the padded batch, [pairs * padded tokens].
-        positions: int64 [tokens], each token's place in its pair.
         first: int64 [pairs], the packed token of each packed pair's [CLS].
         place: int64 [pairs], where each pair of the batch stands among the packed.
         chunks: the packed pairs by those that attend together.
     """
 
     cells: Tensor
-    positions: Tensor
     first: Tensor
     place: Tensor
     chunks: Sequence[Chunk]
@@ -86,8 +85,17 @@ class Packing:
             slots = None if whole else mask.reshape(-1).nonzero()[:, 0]
             chunks.append(Chunk(rows, tokens, counts[start], slots, None if whole else mask[:, None, None]))
             token = tokens.stop
-        positions = steps.expand(kept.shape)[kept]
-        return cls(cells, positions, starts - lengths, order.argsort(), chunks)
+        return cls(cells, starts - lengths, order.argsort(), chunks)
+
+    def apart(self, sides: Tensor) -> Packing:
+        """Return the same packing with tokens that attend to those of their own side alone; `sides`: int [tokens]."""
+        chunks = []
+        for chunk in self.chunks:
+            padded = chunk.pad(sides[:, None] + 1, heads=1)[:, 0, :, 0]  # 0 at padding
+            same = (padded[:, :, None] == padded[:, None, :]) & (padded > 0)[:, None, :]
+            same |= torch.eye(chunk.longest, dtype=torch.bool, device=same.device)  # padding attends to itself, not NaN
+            chunks.append(replace(chunk, mask=same[:, None]))
+        return replace(self, chunks=chunks)
 
     def attend(self, attention: BertSelfAttention, hidden: Tensor) -> Tensor:
         """Let every token attend to its pair, packed, float [tokens, width]."""
@@ -130,7 +138,8 @@ def _attention(attention: BertSelfAttention, query: Tensor, key: Tensor, value: 
     bias, share = query.new_zeros(1, 1, 1), 0
     if mask is not None:
         hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, HIDDEN)
-        bias, share = hidden.expand(pairs, heads, 1, -1).reshape(pairs * heads, 1, -1), 1
+        rows = hidden.shape[2]
+        bias, share = hidden.expand(pairs, heads, rows, -1).reshape(pairs * heads, rows, -1), 1
     scale = attention.attention_head_size**-0.5
     scores = torch.baddbmm(bias, flat_query, flat_key.transpose(1, 2), beta=share, alpha=scale)
     weights = functional.dropout(scores.softmax(dim=-1), dropout).to(value.dtype)

@@ -29,7 +29,7 @@ from distill.records import UNKNOWN, Float32, Int64, Split
 from distill.schema import Updating
 from distill.scores import score_rows
 from distill.tokens import PairTokens
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.event_log import Cursor

@@ -18,7 +18,7 @@ from distill.records import Float32
 from distill.schema import Update
 from distill.tokens import PairTokens
 from export import successor
-from export.cls_only import save_ranker
+from export.checkpoint import save_ranker
 from export.onnx import write_graphs
 from export.runtime.manifest import FP32, TOKENIZER
 from export.runtime.scorer import PairScorer

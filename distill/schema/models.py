@@ -77,6 +77,7 @@ class Student:
     """A BERT made of some of the teacher's layers and, where it is narrower, of what is most important in them."""
 
     layers: Any = MISSING
+    split_layers: int = 0
     hidden_size: int = MISSING
     heads: int | None = None
     intermediate_size: int | None = None

@@ -27,6 +27,7 @@ from export import quiet
 from export.errors import UserError
 from export.measure.systems import System
 from export.progress import Progress
+from export.runtime.split_scorer import SplitScorer
 from export.runtime.threads import available_cores
 
 FILE = "latency.json"
@@ -75,7 +76,7 @@ def write(
         lists: by model, each query's text and its candidates' texts: the same for each model, as it reads them.
         threads: of every engine.
         rounds: how often every query is timed forth and back, so that a system has 2 * rounds samples of a query.
-        warmup: queries that each system ranks before timing.
+        warmup: queries that each system ranks before timing; one that keeps items' states ranks all.
         out: folder for latency.json.
 
     Raises:
@@ -151,7 +152,8 @@ def time_systems(spec: dict[str, Any]) -> dict[str, Any]:
     scorers = [System.from_json(fields).open(spec["threads"]) for fields in spec["systems"]]
     queries = len(spec["lists"][0])
     for scorer, lists in zip(scorers, spec["lists"], strict=True):
-        for query, items in lists[: spec["warmup"]]:
+        met = lists if isinstance(scorer, SplitScorer) else lists[: spec["warmup"]]  # its items' states are kept then
+        for query, items in met:
             scorer.score(query, items)
     shape = (len(scorers), 2 * spec["rounds"], queries)
     wall, cpu = np.empty(shape), np.empty(shape)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
+from export.checkpoint import load_ranker
 from export.runtime.scorer import Float32
 
 
@@ -18,9 +19,7 @@ class PytorchScorer:
     def __init__(self, checkpoint: Path, max_length: int, threads: int, batch_size: int) -> None:
         torch.set_num_threads(threads)
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-        self._model = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint, dtype=torch.float32, local_files_only=True
-        ).eval()
+        self._model = load_ranker(str(checkpoint), cls_only=False)
         self._max_length, self._batch_size = max_length, batch_size
 
     def score(self, query: str, items: Sequence[str]) -> Float32:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from export.graph import halves
 from export.runtime.scorer import BatchScorer, Float32, PairScorer
+from export.runtime.split_scorer import SplitScorer
 from export.runtime.tokens import PairEncoder
 
+STATES = "states"  # the engine that runs the halves of a split student's graph
+STATES_MB = 4096.0  # of items' states: nothing that is measured has more
 BATCH = 32  # of the padded, length-sorted batches that fp32 models are scored in
 
 
@@ -29,10 +33,10 @@ class System:
 
     Attributes:
         model: "teacher" or "student".
-        engine: "pytorch", "onnxruntime" or "openvino".
+        engine: "pytorch", "onnxruntime", "openvino", or "states": onnxruntime with items' states computed before.
         precision: "fp32", "int8" or "weight8"; of OpenVINO "fp32" or "bf16", of the same graph.
         checkpoint: folder with the tokenizer (and, for PyTorch, the weights).
-        graph: ONNX file; None for PyTorch.
+        graph: ONNX file, whose halves are run where the engine is "states"; None for PyTorch.
         max_length: tokens of a pair.
         params: parameters of the checkpoint.
     """
@@ -52,11 +56,22 @@ class System:
 
     @property
     def size_mb(self) -> float:
-        """Size of the file with the weights, in 10^6 bytes."""
-        return (self.graph or self.checkpoint / "model.safetensors").stat().st_size / 1e6
+        """Size of the files with the weights, in 10^6 bytes."""
+        files = [self.graph or self.checkpoint / "model.safetensors"] if self.engine != STATES else self._halves
+        return sum(file.stat().st_size for file in files) / 1e6
+
+    @property
+    def _halves(self) -> tuple[Path, Path]:
+        assert self.graph is not None
+        lower, upper = halves(self.graph.name)
+        return self.graph.with_name(lower), self.graph.with_name(upper)
 
     def open(self, threads: int) -> Scorer:
-        """Load the model: 8 bits score pair by pair over a thread pool, fp32 in batches, OpenVINO in buckets."""
+        """Load the model: 8 bits and states score pair by pair over a thread pool, fp32 and OpenVINO in batches.
+
+        Raises:
+            ModelError: if it cannot be loaded.
+        """
         if self.graph is None:
             from export.measure.pytorch_scorer import PytorchScorer
 
@@ -66,6 +81,8 @@ class System:
             from export.measure.openvino_scorer import OpenvinoScorer
 
             return OpenvinoScorer(self.graph, encoder, threads, self.precision)
+        if self.engine == STATES:
+            return SplitScorer(self._halves, encoder, threads, None, STATES_MB)
         if self.precision == "fp32":
             return BatchScorer(self.graph, encoder, threads, BATCH)
         return PairScorer(self.graph, encoder, threads)

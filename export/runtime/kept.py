@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
-
-import numpy.typing as npt
+from typing import Generic, Protocol, TypeVar
 
 OVERHEAD = 250  # bytes of the objects around a text and its array, by sys.getsizeof
 
-Value = TypeVar("Value", bound=npt.NDArray[Any])
+
+class Sized(Protocol):
+    """What tells how much memory it takes, as arrays do."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it."""
+
+
+Value = TypeVar("Value", bound=Sized)
 
 
 class Kept(Generic[Value]):
@@ -53,6 +60,6 @@ class Kept(Generic[Value]):
         self._values, self.bytes = {}, 0
 
 
-def _size(text: str, value: npt.NDArray[Any]) -> int:
+def _size(text: str, value: Sized) -> int:
     widest = 1 if text.isascii() else 4  # bytes a character, at most
     return widest * len(text) + int(value.nbytes) + OVERHEAD

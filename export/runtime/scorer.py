@@ -24,11 +24,13 @@ NAMES = [OUTPUT]
 DISABLED = ["SkipLayerNormFusion"]
 
 
-def open_session(graph: Path, threads: int, output: str = OUTPUT) -> ort.InferenceSession:
+def open_session(
+    graph: Path, threads: int, output: str = OUTPUT, inputs: Sequence[str] = INPUTS
+) -> ort.InferenceSession:
     """Open a graph on the CPU with `threads` intra-op threads that do not spin while they wait.
 
     Raises:
-        ModelError: if the file is no graph that onnxruntime can run, or has other inputs than a BERT or another output.
+        ModelError: if the file is no graph that onnxruntime can run, or has other inputs or another output.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -42,8 +44,8 @@ def open_session(graph: Path, threads: int, output: str = OUTPUT) -> ort.Inferen
     except Exception as error:  # onnxruntime's exceptions share no public class
         raise ModelError(f"{graph} cannot be run by onnxruntime {ort.__version__}: {error}") from error
     names = sorted(value.name for value in session.get_inputs())
-    if names != sorted(INPUTS):
-        raise ModelError(f"{graph} takes the inputs {names}; a BERT takes {sorted(INPUTS)}")
+    if names != sorted(inputs):
+        raise ModelError(f"{graph} takes the inputs {names}; asked for are {sorted(inputs)}")
     outputs = [(value.name, value.type) for value in session.get_outputs()]
     if outputs != [(output, "tensor(float)")]:
         raise ModelError(f"{graph} gives the outputs {outputs}; asked for is {output}, a tensor(float)")
@@ -80,11 +82,13 @@ class PairScorer(TokenScorer):
     whole batch. With more, pairs of equal length share a call: for graphs whose scores do not depend on it.
     """
 
-    def __init__(self, graph: Path, encoder: PairEncoder, threads: int, batch: int = 1) -> None:
+    def __init__(
+        self, graph: Path, encoder: PairEncoder, threads: int, batch: int = 1, inputs: Sequence[str] = INPUTS
+    ) -> None:
         self.encoder = encoder
         self.threads = threads
         self.batch = batch
-        self._session = open_session(graph, 1)
+        self._session = open_session(graph, 1, inputs=inputs)
         # the caller's thread works too
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="score") if threads > 1 else None
 

@@ -99,20 +99,27 @@ class PairEncoder:
         """Tokenise one text at a time from now on: the tokenizer's threads stayed in the parent process."""
         self._serial = True
 
+    def cut(self, query: Int32, item: Int32) -> tuple[Int32, Int32]:
+        """Return what of a query's and an item's ids fits into `max_length` together: mostly all."""
+        left, right, room = len(query), len(item), self.max_length - SPECIAL
+        if left + right <= room:
+            return query, item
+        left, right = (int(n) for n in kept_lengths(left, right, room))
+        return query[:left], item[:right]
+
     def join(self, query: Int32, item: Int32) -> tuple[Int64, Int64]:
         """Join the ids of a query and an item into a pair's inputs.
 
         Returns:
             input_ids int64 [tokens], token_type_ids int64 [tokens].
         """
-        left, right, room = len(query), len(item), self.max_length - SPECIAL
-        if left + right > room:
-            left, right = (int(n) for n in kept_lengths(left, right, room))
-        ids = np.empty(left + right + SPECIAL, dtype=np.int64)
+        query, item = self.cut(query, item)
+        left = len(query)
+        ids = np.empty(left + len(item) + SPECIAL, dtype=np.int64)
         ids[0] = self.cls
-        ids[1 : left + 1] = query[:left]
+        ids[1 : left + 1] = query
         ids[left + 1] = self.sep
-        ids[left + 2 : -1] = item[:right]
+        ids[left + 2 : -1] = item
         ids[-1] = self.sep
         types = np.zeros(len(ids), dtype=np.int64)
         types[left + 2 :] = 1

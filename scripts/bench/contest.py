@@ -61,7 +61,7 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
     from distill.device import Device
     from distill.schema import Fit, Train
     from distill.train import train_ranker
-    from export.cls_only import load_ranker
+    from export.checkpoint import load_ranker
 
     train, pairs = Train(), load_pairs(contest.prepared, contest.start, contest.max_length)
     device = Device.resolve(train)
@@ -106,7 +106,7 @@ def train_theirs(contest: Contest, turns: Turns) -> Any:
     from transformers import TrainerCallback
 
     from distill.records import RankingData
-    from export.cls_only import load_ranker
+    from export.checkpoint import load_ranker
 
     data = RankingData.open(contest.prepared / "data")
     split = data.splits["train"]

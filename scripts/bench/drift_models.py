@@ -31,7 +31,7 @@ from distill.online.versions import Version
 from distill.records import Float32
 from distill.schema import Config, EncoderTeacher, Updating
 from distill.tokens import PairTokens
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.progress import Progress
 from export.runtime.tokens import PairEncoder
 

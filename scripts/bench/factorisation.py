@@ -24,7 +24,7 @@ from distill.records import RankingData
 from distill.scores import score_rows
 from distill.tokens import PairTokens, TokenTable
 from distill.vocabulary import count_shown
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure.quality import agreement, ranking_metrics

@@ -27,7 +27,7 @@ from distill.models import RUN
 from distill.records import RankingData
 from distill.rules import KEEPS
 from distill.schema import Input
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure.quality import agreement, difference_interval, ranking_metrics

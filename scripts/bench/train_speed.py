@@ -55,7 +55,7 @@ def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict
     from distill.records import RankingData
     from distill.schema import EncoderTeacher, Fit, Train
     from distill.scores import score_rows
-    from export.cls_only import load_ranker
+    from export.checkpoint import load_ranker
     from export.progress import Progress
     from export.runtime.tokens import PairEncoder
 
@@ -96,7 +96,8 @@ def write_start(layers: int, teacher: Path | None, out: Path) -> None:
     from distill.models import locate_model
     from distill.student import build_student, choose_layers
     from distill.teacher import copy_tokenizer
-    from export.cls_only import ClsOnlyBert, save_ranker
+    from export.checkpoint import save_ranker
+    from export.cls_only import ClsOnlyBert
 
     encoder = locate_model(ENCODER, None)
     set_seed(SEED)

@@ -26,7 +26,7 @@ from distill.records import RankingData
 from distill.schema import Vocabulary
 from distill.tokens import PairTokens
 from distill.vocabulary import choose
-from export.cls_only import load_ranker, save_ranker
+from export.checkpoint import load_ranker, save_ranker
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure.quality import difference_interval, ranking_metrics

@@ -16,7 +16,7 @@ import torch
 from distill.online.cli import run
 from distill.online.state import State
 from distill.online.versions import Published
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.runtime import Ranker
 from export.runtime.manifest import Manifest
 from export.verify import verify

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from export.bert_graph import write_bert_graph
-from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+from export.checkpoint import load_ranker, save_ranker
+from export.cls_only import ClsOnlyBert
 from export.errors import GraphError, ModelError
 from export.fusing import fuse_graph, trace_graph
 from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes

@@ -17,7 +17,7 @@ from distill.errors import ConfigError
 from distill.prepare import templates
 from distill.records import SPLITS, RankingData
 from distill.schema import BeirData, Input, MovieLensData
-from export.cls_only import load_ranker
+from export.checkpoint import load_ranker
 from export.runtime.shortener import Shortener
 from tests.composing import composed
 from tests.conftest import write_beir

@@ -20,7 +20,8 @@ from distill.errors import ConfigError
 from distill.stages import Built
 from distill.validate import validate
 from export.bert_graph import write_bert_graph
-from export.cls_only import ClsOnlyBert, save_ranker
+from export.checkpoint import save_ranker
+from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
 from export.graph import FP32
 from export.host import has_bf16

@@ -66,7 +66,7 @@ def test_every_token_stands_once_and_chunks_pad_it_to_its_pair(lengths, extra):
     for pair, length in enumerate(lengths):
         start = int(packing.first[packing.place[pair]])
         assert flat[start : start + length].tolist() == inputs["input_ids"][pair, :length].tolist()
-        assert packing.positions[start : start + length].tolist() == list(range(length))
+        assert (packing.cells % inputs["input_ids"].shape[1])[start : start + length].tolist() == list(range(length))
     for chunk in packing.chunks:
         values = torch.arange(float(len(flat)))[:, None].expand(-1, 4)
         there = chunk.pad(values, heads=2)

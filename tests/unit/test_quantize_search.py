@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from export.bert_graph import write_bert_graph
-from export.cls_only import ClsOnlyBert, save_ranker
+from export.checkpoint import save_ranker
+from export.cls_only import ClsOnlyBert
 from export.errors import GraphError
 from export.graph import FP32, FULL, INT8, INT8_AVX2, Graphs, count_nodes
 from export.int8 import Int8

@@ -18,7 +18,8 @@ from distill.masked import Masks, masked_scores
 from distill.records import Split
 from distill.shrink import Parts, choose_parts, cut
 from distill.width import Width
-from export.cls_only import ClsOnlyBert, load_ranker, save_ranker
+from export.checkpoint import load_ranker, save_ranker
+from export.cls_only import ClsOnlyBert
 
 LAYERS, HIDDEN, HEADS, NEURONS = 2, 16, 4, 24
 TEACHER = Width(HIDDEN, HEADS, NEURONS)

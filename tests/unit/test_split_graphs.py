@@ -1,0 +1,59 @@
+"""The graphs of a split ranker: the whole one is the model, and the two halves are the whole one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from export.bert_graph import write_bert_graph
+from export.checkpoint import load_ranker, save_ranker
+from export.graph import FP32
+from export.runtime.item_states import ItemStates
+from export.runtime.scorer import open_session
+from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES, UPPER_INPUTS
+from export.split_bert import split
+from export.split_graph import write_split_graphs
+from tests.unit.test_split_bert import POSITION, ordinary, pairs
+
+PAIRS = pairs([(3, 9), (5, 2), (4, 4), (9, 14), (2, 1)], 2)
+
+
+@pytest.fixture(scope="module", params=[(1, True), (3, True), (2, False)])
+def made(request, tmp_path_factory):
+    layers, cls_only = request.param
+    folder = tmp_path_factory.mktemp("split")
+    save_ranker(split(ordinary(), layers, POSITION), str(folder))
+    write_bert_graph(folder, folder / FP32, cls_only=cls_only, opset=18)
+    write_split_graphs(folder, folder / "lower.onnx", folder / "upper.onnx", cls_only=cls_only, opset=18)
+    return folder
+
+
+def test_the_whole_graph_gives_the_scores_of_the_model(made):
+    model, session = load_ranker(str(made), cls_only=True), open_session(made / FP32, 1)
+    found = session.run(["logits"], {name: value.numpy() for name, value in PAIRS.items()})[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(**PAIRS).logits.numpy(), atol=2e-5)
+
+
+def test_the_halves_give_the_scores_of_the_whole_but_for_the_rounding_of_states(made):
+    whole, lower = open_session(made / FP32, 1), open_session(made / "lower.onnx", 1, STATES)
+    upper, model = open_session(made / "upper.onnx", 1, inputs=UPPER_INPUTS), load_ranker(str(made), cls_only=True)
+    for ids, mask, types in zip(*(each.numpy() for each in PAIRS.values()), strict=True):
+        states = []
+        for kind in (0, 1):
+            text = ids[(mask == 1) & (types == kind)][None]
+            feed = {"input_ids": text, "attention_mask": np.ones_like(text), "token_type_ids": np.full_like(text, kind)}
+            states.append(lower.run([STATES], feed)[0])
+        item = ItemStates.of(states[1])
+        assert np.abs(item.values * item.scales - states[1]).max() <= item.scales.max() / 2 * 1.001
+        feed = {QUERY_STATES: states[0], ITEM_STATES: item.values, ITEM_SCALES: item.scales}
+        found = upper.run(["logits"], feed)[0]
+        rounded = torch.from_numpy(np.concatenate([states[0], item.values * item.scales], axis=1))
+        with torch.no_grad():
+            for layer in model.bert.encoder.layer[model.config.split_layers :]:
+                rounded = layer(rounded)[0]
+            np.testing.assert_allclose(found, model.classifier(model.bert.pooler(rounded)).numpy(), atol=2e-5)
+        pair = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        wanted = whole.run(["logits"], {name: value[mask == 1][None] for name, value in pair.items()})[0]
+        np.testing.assert_allclose(found, wanted, atol=0.05)
