@@ -27,6 +27,7 @@ from export.runtime.manifest import (
     PLOT,
     SHORTENER,
     SIGNATURE,
+    SPLIT,
     SUMS,
     TOKENIZER,
     TRITON,
@@ -35,7 +36,7 @@ from export.runtime.manifest import (
 )
 from export.runtime.untrusted import hash_file
 from export.triton import model_config
-from export.variants import Offered, offered
+from export.variants import Offered, is_split, offered
 
 TOKENIZER_FILES = ("vocab.txt", "special_tokens_map.json")
 SPECIAL_TOKENS = {
@@ -104,6 +105,10 @@ def _write(sources: Sources, work: Path) -> None:
     (work / GRAPHS).mkdir()
     for variant in variants:
         shutil.copyfile(sources.graphs / variant.graph, work / variant.file)
+    if is_split(sources.graphs):
+        (work / SPLIT).mkdir()
+        for half, file in (each for variant in variants for each in variant.halves.items()):
+            shutil.copyfile(sources.graphs / half, work / file)
     shutil.copyfile(sources.golden / GOLDEN, work / GOLDEN)
     shutil.copyfile(sources.evaluation, work / EVALUATION)
     if sources.shortener is not None:

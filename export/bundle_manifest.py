@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from export.bundle_sources import Sources
 from export.graph import FP32, INT8, INT8_AVX2, WEIGHT8
 from export.measure import golden
-from export.runtime.manifest import FORMAT, GOLDEN, SHORTENER, TOKENIZER
+from export.runtime.manifest import FORMAT, GOLDEN, SHORTENER, SPLIT, TOKENIZER
 from export.runtime.tokens import SPECIAL
 from export.stage_bundles import model_key
-from export.variants import Offered
+from export.variants import Offered, is_split
 
 LEFT_OUT = ("runs", "budget", "track", "bundle", "rivals")  # of the configuration: they say nothing of the model
 
@@ -57,6 +58,7 @@ def describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str,
             "parallel": "one session, one pair a call, as many calls at once as the process has cores",
             "measured_with": sources.serving["threads"],
         },
+        **_split(sources, variants),
         "batching": {variant.name: sources.serving["graphs"].get(variant.graph, {}) for variant in variants},
         "golden": {"pairs": len(lines), "tolerance": lines[0]["tolerance"]},
         "data": {
@@ -81,6 +83,15 @@ def describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str,
     }
 
 
+def _split(sources: Sources, variants: list[Offered]) -> dict[str, Any]:
+    """Return what a manifest says of a split student beside the rest."""
+    if not is_split(sources.graphs):
+        return {}
+    shape = json.loads((sources.student / "config.json").read_text(encoding="utf-8"))
+    graphs = {each.name: dict(zip(("lower", "upper"), each.halves.values(), strict=True)) for each in variants}
+    return {SPLIT: {"layers": shape["split_layers"], "width": shape["hidden_size"], "graphs": graphs}}
+
+
 def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
     measured = []
     if variant.precision != "int8" or variant.name == sources.measured_int8:
@@ -97,5 +108,6 @@ def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:
 def _key(work: Path, variants: list[Offered], max_length: int) -> str:
     """Return what names the model: equal keys give equal scores, variant by variant."""
     shortener = [SHORTENER] if (work / SHORTENER).is_file() else []
-    files = sorted({TOKENIZER, *shortener, *(variant.file for variant in variants)})
+    halved = [file for variant in variants for file in variant.halves.values() if (work / file).is_file()]
+    files = sorted({TOKENIZER, *shortener, *(variant.file for variant in variants), *halved})
     return model_key(work, files, max_length)

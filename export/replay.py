@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from export.errors import BundleError, ModelError
 from export.finding import Finding, refusal
+from export.graph import LOWER
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import BM25, BUNDLE, EMBEDDED, read_cascade, stage_folder
 from export.runtime.embedder import OUTPUT as EMBEDDING
@@ -21,15 +23,18 @@ from export.runtime.manifest import (
     GOLDEN,
     MANIFEST,
     SHORTENER,
+    SPLIT,
     STAGES,
     TOKENIZER,
     Manifest,
     Variant,
+    with_states,
 )
 from export.runtime.onnx_file import external_files
-from export.runtime.scorer import OUTPUT, Float32, PairScorer, open_session
+from export.runtime.scorer import INPUTS, OUTPUT, Float32, PairScorer, open_session
 from export.runtime.shape import broken
 from export.runtime.shortener import Shortener
+from export.runtime.split_scorer import STATES, UPPER_INPUTS, SplitScorer
 from export.runtime.tokens import PairEncoder
 from export.runtime.untrusted import parse_json, read_bytes
 
@@ -46,15 +51,24 @@ Row = Mapping[str, Any]
 
 def check_graph(folder: Path, name: str) -> Finding:
     """Check that a graph holds its weights itself and has the inputs and the output that its place asks for."""
-    output = EMBEDDING if Path(name).parent == Path(EMBEDDER).parent else OUTPUT
+    inputs, output = _ends(Path(name))
     try:
         if outside := external_files(folder / name):
             return Finding(False, name, f"keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
-        session = open_session(folder / name, 1, output)
+        session = open_session(folder / name, 1, output, inputs)
     except (BundleError, ModelError) as error:
         return refusal(folder, name, error)
-    inputs = ", ".join(value.name for value in session.get_inputs())
-    return Finding(True, name, f"({inputs}) -> {session.get_outputs()[0].name}")
+    told = ", ".join(value.name for value in session.get_inputs())
+    return Finding(True, name, f"({told}) -> {session.get_outputs()[0].name}")
+
+
+def _ends(graph: Path) -> tuple[Sequence[str], str]:
+    """Return what a graph takes and gives, by its place in a bundle."""
+    if graph.parent == Path(EMBEDDER).parent:
+        return INPUTS, EMBEDDING
+    if graph.parent == Path(SPLIT):
+        return (INPUTS, STATES) if graph.name.startswith(LOWER) else (UPPER_INPUTS, OUTPUT)
+    return INPUTS, OUTPUT
 
 
 def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Finding]:
@@ -82,7 +96,12 @@ def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Fi
     if SHORTENER in manifest.content["files"]:
         yield _check_shortener(manifest, rows)
     for variant in variants:
-        yield _check_scores(manifest, variant, encoder, rows)
+        graph = manifest.folder / variant.file
+        yield _check_scores(manifest, variant.name, variant.file, partial(PairScorer, graph, encoder, 1), rows)
+        if (both := manifest.halves(variant)) is not None:
+            lower, upper = (manifest.folder / half for half in both)
+            joined = partial(SplitScorer, (lower, upper), encoder, 1, None, 0)
+            yield _check_scores(manifest, with_states(variant.name), both[1], joined, rows)
 
 
 def check_stages(manifest: Manifest) -> Iterator[Finding]:
@@ -159,27 +178,29 @@ def _check_shortener(manifest: Manifest, rows: Sequence[Row]) -> Finding:
     return Finding(True, SHORTENER, f"gives the texts of {len(rows)} golden pairs")
 
 
-def _check_scores(manifest: Manifest, variant: Variant, encoder: PairEncoder, rows: Sequence[Row]) -> Finding:
+def _check_scores(
+    manifest: Manifest, name: str, file: str, opened: Callable[[], PairScorer], rows: Sequence[Row]
+) -> Finding:
+    """Compare the scores of what `opened` gives with the golden ones called `name`."""
     tolerance = manifest.content["golden"]["tolerance"]
-    if variant.name not in tolerance:
-        return Finding(True, variant.file, "no golden scores: made on a processor that cannot compute it exactly")
-    allowed = float(tolerance[variant.name])
-    golden = np.array([row["scores"][variant.name] for row in rows], dtype=np.float64)
+    if name not in tolerance:
+        return Finding(True, file, "no golden scores: made on a processor that cannot compute it exactly")
+    allowed = float(tolerance[name])
+    golden = np.array([row["scores"][name] for row in rows], dtype=np.float64)
     span = float(golden.max() - golden.min())
     if allowed > max(span, LOOSE):
         detail = f"the tolerance {allowed:g} proves nothing: golden scores are within {span:g} of each other"
-        return Finding(False, variant.file, detail)
+        return Finding(False, file, detail)
     try:
-        apart = np.abs(_scores(manifest.folder / variant.file, encoder, rows) - golden)
+        apart = np.abs(_scores(opened(), rows) - golden)
     except Exception as error:  # onnxruntime's exceptions share no public class
-        return refusal(manifest.folder, variant.file, error)
+        return refusal(manifest.folder, file, error)
     detail = f"scores of {len(rows)} golden pairs differ by at most {apart.max():.1e}, allowed is {allowed:g}"
-    return Finding(bool(apart.max() <= allowed), variant.file, detail)  # false for NaN
+    return Finding(bool(apart.max() <= allowed), file, detail)  # false for NaN
 
 
-def _scores(graph: Path, encoder: PairEncoder, rows: Sequence[Row]) -> Float32:
-    scorer = PairScorer(graph, encoder, threads=1)
-    tokens = [encoder.ids([row["query"], row["item"]]) for row in rows]
+def _scores(scorer: PairScorer, rows: Sequence[Row]) -> Float32:
+    tokens = [scorer.encoder.ids([row["query"], row["item"]]) for row in rows]
     scores = scorer.score_tokens([query for query, _ in tokens], [item for _, item in tokens])
     scorer.close()
     return scores

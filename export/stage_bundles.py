@@ -32,7 +32,7 @@ from export.variants import offered
 
 TEACHER = "teacher"
 KEY_LENGTH = 16  # hex digits of a model's key
-OF_A_STUDENT = ("cascade", "embedder", "input", "files")  # what a manifest says that is not so of its teacher
+OF_A_STUDENT = ("cascade", "embedder", "input", "split", "files")  # what a manifest says that is not so of its teacher
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def copy_stage(bundle: Path, out: Path) -> None:
     """
     manifest = Manifest.read(bundle)
     names = [TOKENIZER, GOLDEN, *(variant.file for variant in manifest.variants)]
+    names += [half for variant in manifest.variants for half in manifest.halves(variant) or ()]
     names += [SHORTENER] if SHORTENER in manifest.content["files"] else []
     (out / GRAPHS).mkdir(parents=True)
     for name in names:

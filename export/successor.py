@@ -114,13 +114,17 @@ def write_successor(
 def problems(bundle: Path) -> list[str]:
     """Return what `ranker verify` finds wrong with a bundle and the variants that this processor computes exactly."""
     manifest = Manifest.read(bundle)
-    names = list(manifest.content["golden"]["tolerance"])
+    tolerance = manifest.content["golden"]["tolerance"]
+    names = [variant.name for variant in manifest.variants if variant.name in tolerance]
     return [f"{each.what} {each.detail}" for each in verify(bundle, names) if not each.ok]
 
 
 def _take_over(old: Manifest, variants: Mapping[str, Offered], graphs: Path, out: Path) -> None:
     """Copy the parent's files, and put the new graph wherever the old one of a variant stands (onnx/, triton/)."""
     graph_of = {old.file(variant.file): variants[variant.name].graph for variant in old.variants}
+    for variant in old.variants:
+        halved = zip(old.halves(variant) or (), variants[variant.name].halves, strict=False)
+        graph_of |= {old.file(name): half for name, half in halved}
     for name in old.content["files"]:
         if name in DROPPED:
             continue
@@ -135,7 +139,8 @@ def _describe(
     """Return the manifest, but for its files and what was measured."""
     content = {name: value for name, value in old.content.items() if name != "files"}
     shortener = [SHORTENER] if (out / SHORTENER).is_file() else []
-    files = [TOKENIZER, *shortener, *(variant.file for variant in variants.values())]
+    halved = [half for variant in old.variants for half in old.halves(variant) or ()]
+    files = [TOKENIZER, *shortener, *(variant.file for variant in variants.values()), *halved]
     line = next(golden.read(out / GOLDEN))
     entries = []
     for entry in old.content["variants"]:

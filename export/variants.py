@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.graph import EXACT_INT8, FP32, GRAPHS_FILE, INT8, INT8_AVX2, WEIGHT8
+from export.graph import EXACT_INT8, FP32, GRAPHS_FILE, INT8, INT8_AVX2, WEIGHT8, halves
 from export.runtime.manifest import FP32 as PLAIN
-from export.runtime.manifest import GRAPHS
+from export.runtime.manifest import GRAPHS, SPLIT
 from export.runtime.processor import meets
 
 
@@ -34,6 +34,12 @@ class Offered:
     def file(self) -> str:
         """Path inside the bundle."""
         return f"{GRAPHS}/model.onnx" if self.name == PLAIN else f"{GRAPHS}/model_{self.name}.onnx"
+
+    @property
+    def halves(self) -> dict[str, str]:
+        """Paths inside the bundle of a split student's halves, by the names of the checkpoint's files."""
+        lower, upper = halves(self.graph)
+        return {lower: f"{SPLIT}/lower_{self.name}.onnx", upper: f"{SPLIT}/upper_{self.name}.onnx"}
 
     def saturates(self, graphs: Path) -> bool:
         """Return whether weights are too large for the 16-bit sums of processors without VNNI."""
@@ -103,3 +109,8 @@ def exact_files(graphs: Path, has: Iterable[str]) -> frozenset[str]:
     rows = json.loads((graphs / GRAPHS_FILE).read_text(encoding="utf-8"))
     able = meets(EXACT_INT8, has)
     return frozenset(row["file"] for row in rows if able or row["saturating"] == 0)
+
+
+def is_split(graphs: Path) -> bool:
+    """Return whether a checkpoint's graphs are those of a split ranker."""
+    return all((graphs / half).is_file() for half in halves(FP32))

@@ -22,6 +22,7 @@ SHORTENER = "shortener.json"  # there where the student reads less than a whole 
 GRAPHS, TRITON = "onnx", "triton"
 EMBEDDER = "embedder/embedder.json"  # there where the bundle has a model of single texts
 CASCADE, STAGES = "cascade.json", "stages"  # there where the student is one of several stages; the others' folder
+SPLIT = "split"  # folder of a split student's halves, and what the manifest says of them
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
 
@@ -40,6 +41,11 @@ VARIANT_SCHEMA: Schema = {
     "batch_invariant": bool,
     "saturates": bool,
     "measured": [str],
+}
+SPLIT_SCHEMA: Schema = {
+    "layers": Within(int, 1, 1000),
+    "width": Within(int, 1, 1 << 16),
+    "graphs": {"*": {"lower": str, "upper": str}},
 }
 SCHEMA: Schema = {
     "format": int,
@@ -132,7 +138,8 @@ class Manifest:
         if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
             raise BundleError(f"{path}: " + "; ".join(problems))
         variants = tuple(read_variant(fields) for fields in content["variants"])
-        if problem := next(chain(_contradictions(content, variants), _loose_parts(content)), None):
+        parts = chain(_contradictions(content, variants), _loose_parts(content), _split_parts(content, variants))
+        if problem := next(parts, None):
             raise BundleError(f"{path}: {problem}")
         return cls(Path(folder), content, variants)
 
@@ -140,6 +147,13 @@ class Manifest:
     def max_length(self) -> int:
         """Most tokens of a pair, special tokens included."""
         return int(self.content["max_length"])
+
+    def halves(self, variant: Variant) -> tuple[str, str] | None:
+        """Return the lower and the upper graph of a variant, None of a student that is not split."""
+        if SPLIT not in self.content:
+            return None
+        graphs = self.content[SPLIT]["graphs"][variant.name]
+        return str(graphs["lower"]), str(graphs["upper"])
 
     def file(self, name: str) -> tuple[str, int]:
         """Return the sha256 and the size in bytes that a file must have."""
@@ -209,7 +223,7 @@ def _contradictions(content: Mapping[str, Any], variants: Sequence[Variant]) -> 
         yield "two variants have one name"
     if not any(variant.name == FP32 and not variant.processors for variant in variants):
         yield f"no variant {FP32} for every processor; every bundle has one"
-    if FP32 not in tolerance or tolerance.keys() - set(names):
+    if FP32 not in tolerance or tolerance.keys() - {*names, *(with_states(name) for name in names if SPLIT in content)}:
         yield f"golden.tolerance is of {', '.join(sorted(tolerance)):.80}; of {FP32}, and of variants alone, it must be"
 
 
@@ -219,6 +233,24 @@ def _loose_parts(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"embedder is {content.get('embedder')!r:.80}; {EMBEDDER} it must be, and among files, or neither"
     if content.get("cascade", CASCADE) != CASCADE or ("cascade" in content) != (CASCADE in content["files"]):
         yield f"cascade is {content.get('cascade')!r:.80}; {CASCADE} it must be, and among files, or neither"
+
+
+def with_states(variant: str) -> str:
+    """Return what golden scores call a variant whose halves are run, with items' states between them."""
+    return f"{variant}_states"
+
+
+def _split_parts(content: Mapping[str, Any], variants: Sequence[Variant]) -> Iterator[str]:
+    """Yield what is wrong with what a manifest says of a split student's halves."""
+    if SPLIT not in content:
+        return
+    told = content[SPLIT]
+    yield from islice(broken(told, SPLIT_SCHEMA, f"{SPLIT}."), MOST_TOLD)
+    if told["graphs"].keys() != {variant.name for variant in variants}:
+        yield f"{SPLIT}.graphs is of {', '.join(sorted(told['graphs'])):.80}; of every variant it must be"
+    for name in (name for each in told["graphs"].values() for name in each.values()):
+        if name not in content["files"] or not name.startswith(f"{SPLIT}/") or not name.endswith(".onnx"):
+            yield f"{name!r:.80} is no graph in {SPLIT}/ among files"
 
 
 def read_variant(fields: Mapping[str, Any]) -> Variant:

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.errors import BundleError
+from export.errors import BundleError, UserError
+from export.runtime.item_states import StoredStates
 from export.runtime.kept_tokens import KeptTokens
-from export.runtime.manifest import TOKENIZER, Manifest, Variant
+from export.runtime.manifest import SPLIT, TOKENIZER, Manifest, Variant, with_states
 from export.runtime.onnx_file import external_files
 from export.runtime.scorer import Float32, Pairs, PairScorer
 from export.runtime.shortener import Shortener
+from export.runtime.split_scorer import SplitScorer
 from export.runtime.threads import available_cores
 from export.runtime.tokens import SPECIAL, Int32, PairEncoder
 
@@ -44,14 +46,18 @@ class Ranker:
         variant: the graph to run.
         threads: that score at once.
         keep_mb: memory for tokens of texts seen before, in 10^6 bytes.
+        states: folder with a catalogue's states (`ranker states`), from which a split student scores; None for none.
 
     Raises:
         BundleError: if the graph, the tokenizer or the shortener is not the file that the manifest tells of.
         ModelError: if onnxruntime or tokenizers cannot load them.
+        UserError: if the states are not those of this graph, or the student is not split.
     """
 
-    def __init__(self, manifest: Manifest, variant: Variant, threads: int, keep_mb: float = KEEP_MB) -> None:
-        self.manifest, self.variant, self.threads = manifest, variant, threads
+    def __init__(
+        self, manifest: Manifest, variant: Variant, threads: int, keep_mb: float = KEEP_MB, states: Path | None = None
+    ) -> None:
+        self.manifest, self.variant, self.threads, self.states = manifest, variant, threads, states
         manifest.checked(TOKENIZER)
         self._encoder = PairEncoder.load(manifest.folder, manifest.max_length)
         self._shortener = Shortener.of(manifest)
@@ -73,6 +79,7 @@ class Ranker:
         variant: str | None = None,
         threads: int | None = None,
         keep_mb: float = KEEP_MB,
+        states: str | os.PathLike[str] | None = None,
     ) -> Ranker:
         """Load a bundle.
 
@@ -81,10 +88,12 @@ class Ranker:
             variant: name of one of its graphs; None for the one that its manifest has for this processor.
             threads: that score at once; None for every core that this process may use.
             keep_mb: memory for tokens of texts seen before, in 10^6 bytes; 0 keeps none.
+            states: folder with a catalogue's states, made by `ranker states`, from which a split student scores.
 
         Raises:
             BundleError: if it is no bundle, or a file is not the one that its manifest tells of.
             ModelError: if onnxruntime or tokenizers cannot load it.
+            UserError: if the states are not those of this graph, or the student is not split.
             ValueError: if threads < 1 or keep_mb < 0.
         """
         if threads is not None and threads < 1:
@@ -92,7 +101,8 @@ class Ranker:
         if keep_mb < 0:
             raise ValueError(f"keep_mb={keep_mb}: at least 0")
         manifest = Manifest.read(Path(path))
-        return cls(manifest, manifest.variant(variant), threads or available_cores(), keep_mb)
+        folder = None if states is None else Path(states)
+        return cls(manifest, manifest.variant(variant), threads or available_cores(), keep_mb, folder)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Float32:
         """Score pairs of a query and an item.
@@ -154,7 +164,8 @@ class Ranker:
     @property
     def key(self) -> str:
         """Names the model: two rankers of one key give a pair the same score."""
-        return f"{self.manifest.content['key']}/{self.variant.name}"
+        name = self.variant.name if self.states is None else with_states(self.variant.name)
+        return f"{self.manifest.content['key']}/{name}"
 
     def close(self) -> None:
         """End the threads and give back the graph; closing twice does nothing."""
@@ -189,11 +200,26 @@ class Ranker:
     def _open(self) -> PairScorer:
         if self._closed:
             raise RuntimeError("this ranker is closed")
-        graph = self.manifest.checked(self.variant.file)
+        if self.states is None:
+            graph = self._graph(self.variant.file)
+            self._scorer = PairScorer(graph, self._encoder, self.threads, self.variant.batch)
+        else:
+            self._scorer = self._open_split(self.states)
+        return self._scorer
+
+    def _open_split(self, states: Path) -> SplitScorer:
+        both = halves_of(self.manifest, self.variant)
+        lower, upper = (self._graph(half) for half in both)
+        digest, _ = self.manifest.file(both[0])
+        stored = StoredStates.open(states, digest, int(self.manifest.content[SPLIT]["width"]))
+        return SplitScorer((lower, upper), self._encoder, self.threads, stored, KEEP_MB)
+
+    def _graph(self, name: str) -> Path:
+        """Return a graph's path, once it is the file of the manifest and holds its weights itself."""
+        graph = self.manifest.checked(name)
         if outside := external_files(graph):
             raise BundleError(f"{graph} keeps weights in {outside[0]!r}; a bundle's graph holds them itself; refused")
-        self._scorer = PairScorer(graph, self._encoder, self.threads, self.variant.batch)
-        return self._scorer
+        return graph
 
     def _shortened_ids(self, items: Sequence[str]) -> list[Int32]:
         assert self._shortener is not None
@@ -206,6 +232,18 @@ class Ranker:
         self._encoder.forked()
         self._queries.forked()
         self._items.forked()
+
+
+def halves_of(manifest: Manifest, variant: Variant) -> tuple[str, str]:
+    """Return the lower and the upper graph of a split student's variant.
+
+    Raises:
+        UserError: if the student is not split.
+    """
+    both = manifest.halves(variant)
+    if both is None:
+        raise UserError(f"{manifest.folder}: its student reads query and item together; states are of split students")
+    return both
 
 
 _alive: weakref.WeakSet[Ranker] = weakref.WeakSet()
