@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from export.cli_options import Folder, Threads, VariantName
+from export.cli_options import Folder, StatesFolder, Threads, VariantName
 from export.embed_cli import embed
 from export.errors import UserError
 from export.judge_cli import bench, compare, gate
 from export.serve.cli import serve
+from export.states_cli import states as states_
 
 app = typer.Typer(
     help="Make, check and run the bundle of a distilled ranker.", no_args_is_help=True, add_completion=True,
@@ -102,6 +103,7 @@ def rank(
         str | None, typer.Option("--level", help="Level of the bundle's cascade; without it, its student alone.")
     ] = None,
     threads: Threads = None,
+    states: StatesFolder = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON objects: line (of the input, from 1), score, item.")
     ] = False,
@@ -113,10 +115,12 @@ def rank(
     with _told():
         if level is not None and variant is not None:
             raise UserError(f"--variant {variant}: allowed is none with --level, whose stages have their own")
+        if level is not None and states is not None:
+            raise UserError(f"--states {states}: allowed is none with --level; states are of the student alone")
         lines, texts = _read_items(items)
         loaded: Ranker | Cascade
         if level is None:
-            loaded = Ranker.load(bundle, variant=variant, threads=threads)
+            loaded = Ranker.load(bundle, variant=variant, threads=threads, states=states)
         else:
             loaded = Cascade.load(bundle, level, threads=threads)
         with loaded as ranker:
@@ -158,7 +162,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
-for command in (bench, gate, compare, embed, serve):
+for command in (bench, gate, compare, embed, states_, serve):
     app.command()(_telling(command))
 
 

@@ -12,3 +12,6 @@ VariantName = Annotated[
     str | None, typer.Option("--variant", help="Graph to run; without it, the one for this processor.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs scored at once; without it, every core.")]
+StatesFolder = Annotated[
+    Path | None, typer.Option("--states", help="Folder of `ranker states`, from which a split student scores.")
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from export.cli_options import Folder, Threads, VariantName
+from export.cli_options import Folder, StatesFolder, Threads, VariantName
 
 
 def serve(
@@ -24,6 +24,7 @@ def serve(
     ] = None,
     threads: Threads = None,
     variant: VariantName = None,
+    states: StatesFolder = None,
 ) -> None:
     """Serve a bundle over HTTP, as text-embeddings-inference, Cohere and Jina do, until SIGTERM."""
     from export.extras import require
@@ -34,4 +35,5 @@ def serve(
     from export.serve.settings import Settings
 
     given = {"host": host, "port": port, "workers": workers, "threads": threads, "variant": variant}
+    given["states"] = None if states is None else str(states)
     serve_bundle(bundle, Settings.read(config, given), write_line)

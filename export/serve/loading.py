@@ -45,10 +45,13 @@ def _load_rankers(
     if CASCADE in manifest.content["files"] or settings.level is not None:
         if settings.variant is not None:
             raise UserError(f"variant={settings.variant}: a cascade names the graphs of its stages; choose a level")
+        if settings.states is not None:
+            raise UserError(f"states={settings.states}: states are of a student alone; {bundle} has a cascade")
         return _served_cascade(Cascade.load(bundle, settings.level, threads=1), manifest, settings, threads, cache)
     if settings.governor.p99_ms is not None:
         raise UserError(f"governor.p99_ms={settings.governor.p99_ms}: {bundle} has no cascade to move along")
-    ranker = Ranker.load(bundle, variant=settings.variant, threads=1)  # the dispatcher's threads score
+    # the dispatcher's threads score
+    ranker = Ranker.load(bundle, variant=settings.variant, threads=1, states=settings.states)
     return Served(ranker, (_level(ranker.variant.name, OneModel(ranker), cache),))
 
 

@@ -185,6 +185,7 @@ class Settings:
         workers: processes that share the port, and the threads.
         threads: that score, over all workers; null for every core.
         variant: the bundle's graph to run; null for the one for this processor.
+        states: folder of `ranker states`, from which a split student scores; null for none.
         level: of the bundle's cascade; null for the one that holds its tolerance.
         drain_s: seconds that requests in flight have after SIGTERM.
     """
@@ -194,6 +195,7 @@ class Settings:
     workers: int = _option(1, Within(int, 1, 256))
     threads: int | None = _option(None, Within(int, 1, 1_024))
     variant: str | None = _option(None, str)
+    states: str | None = _option(None, str)
     level: str | None = _option(None, str)
     drain_s: int = _option(30, Within(int, 0, 3_600))
     tokens: Tokens = field(default_factory=Tokens)

@@ -1,0 +1,44 @@
+"""`ranker states`: its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.cli_options import Folder, Threads, VariantName
+
+
+def states(
+    bundle: Folder,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="Items: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    text_field: Annotated[
+        list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
+    ] = None,
+    variant: VariantName = None,
+    threads: Threads = None,
+) -> None:
+    """Compute what a split student knows of a catalogue's items before any query comes."""
+    from rich.console import Console
+
+    from export.catalogue_states import write_states
+    from export.embed_progress import EmbedProgress
+    from export.runtime.threads import available_cores
+    from export.text_file import count_rows, read_rows
+
+    texts = (text for _, text in read_rows(source, tuple(text_field or ["text"]), None))
+    with EmbedProgress(Console(stderr=True), count_rows(source), "states") as progress:
+        found, long = write_states(
+            bundle, texts, target, variant=variant, threads=threads or available_cores(), progress=progress.update
+        )
+    size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
+    typer.echo(f"{target}: states of {found - long} different items, {size:.1f} MB")
+    if long:
+        typer.echo(
+            f"{long} items are too long to stand beside a query uncut; they are computed when they are asked for"
+        )
