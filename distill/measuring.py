@@ -12,9 +12,9 @@ from distill.inputs import WHOLE, Read, shortener_of
 from distill.records import RankingData
 from distill.schema import Config, EncoderTeacher, FusedInt8, Int8, Quantize, Weight8
 from distill.stages import Built, Stage, Store
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, WEIGHT8
+from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, STATES, WEIGHT8
 from export.host import describe_host, has_bf16
-from export.measure.systems import STATES, System
+from export.measure.systems import System
 from export.runtime.processor import abilities
 from export.runtime.threads import allotted_cores, available_cores
 from export.variants import Offered, exact_files, offered, served_int8

@@ -14,6 +14,7 @@ FP32, INT8, INT8_AVX2 = "model.onnx", "int8.onnx", "int8_avx2.onnx"
 FULL, FULL_INT8, FUSED = "full.onnx", "full_int8.onnx", "fused.onnx"
 WEIGHT8 = "weight8.onnx"  # served where only weights take 8 bits
 LOWER, UPPER = "lower_", "upper_"  # begin the names of a split ranker's halves, before the name of the whole graph
+STATES = "states"  # the engine that runs the halves of a split ranker, with items' states between them
 GRAPHS_FILE = "graphs.json"  # what each of them holds
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "arm64")  # abilities of processors whose 8-bit products never saturate
 

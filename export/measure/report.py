@@ -29,6 +29,9 @@ MARKERS = {
     ("onnxruntime", "fp32"): "s",
     ("onnxruntime", "int8"): "D",
     ("onnxruntime", "weight8"): "p",
+    ("states", "fp32"): "X",
+    ("states", "int8"): "*",
+    ("states", "weight8"): "P",
     ("openvino", "fp32"): "v",
     ("openvino", "bf16"): "h",
 }

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from export.graph import halves
+from export.graph import STATES, halves
 from export.runtime.scorer import BatchScorer, Float32, PairScorer
 from export.runtime.split_scorer import SplitScorer
 from export.runtime.tokens import PairEncoder
 
-STATES = "states"  # the engine that runs the halves of a split student's graph
 STATES_MB = 4096.0  # of items' states: nothing that is measured has more
 BATCH = 32  # of the padded, length-sorted batches that fp32 models are scored in
 

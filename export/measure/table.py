@@ -12,6 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from export.graph import STATES
+
 NOTHING = "–"
 UNBOUNDED = 1000  # columns, more than any table needs: what its own width is measured with
 
@@ -147,6 +149,8 @@ def conditions(tradeoff: Mapping[str, Any]) -> str:
             f"time per query over {shown(latency.get('queries'), 'count')} queries, {latency.get('threads', NOTHING)} "
             f"threads; speed-up in CPU time over the teacher in PyTorch"
         )
+    if any(row.get("engine") == STATES for row in tradeoff["rows"]):
+        parts.append(f"{STATES}: onnxruntime, with items' states computed before")
     if tradeoff.get("inputs"):
         read = (f"{model} {shown(of['tokens'], 'amount')} ({of['items']})" for model, of in tradeoff["inputs"].items())
         parts.append(f"tokens a pair: {', '.join(read)}")

@@ -33,7 +33,7 @@ class Candidate:
 
     Attributes:
         model: teacher, student, popularity, bm25 or embedding.
-        engine: pytorch, onnxruntime or openvino; None for a baseline without one.
+        engine: pytorch, onnxruntime, openvino or states; None for a baseline without one.
         precision: fp32, bf16, int8 or weight8; None for a baseline without one.
         scores: float32 [pairs] on the split.
         latency: samples, None for a baseline.

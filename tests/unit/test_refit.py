@@ -13,6 +13,7 @@ from distill.importance import magnitude
 from distill.refit import refit
 from distill.shrink import Parts, choose_parts, cut
 from distill.width import Width
+from export.split_bert import split
 from tests.unit.test_shrink import HEADS, HIDDEN, LAYERS, NEURONS, TEACHER, Pairs, bert, scores
 
 PAIRS = Pairs(queries=20)
@@ -115,3 +116,27 @@ def test_embedding_tables_stay_the_teachers():
     refit(student, teacher_of(bert()), range(LAYERS), parts, PAIRS, ROWS)
     words = bert().bert.embeddings.word_embeddings.weight[:, torch.from_numpy(parts.hidden)]
     assert torch.equal(student.bert.embeddings.word_embeddings.weight, words)
+
+
+def test_a_split_student_is_fitted_on_what_it_computes(monkeypatch):
+    """With nothing fitted, the states that reach the head are those of the model itself."""
+    student = split(bert(), 1, 5)
+    monkeypatch.setattr(refit_, "_fit", lambda linear, rows: None)
+    monkeypatch.setattr(refit_, "_fit_norm", lambda norm, rows: None)
+    reached = []
+    monkeypatch.setattr(refit_, "_refit_head", lambda *arguments: reached.extend(arguments[2]))
+    rows = np.arange(48)  # all of them, in the order of `scores`
+    refit(student, bert(kind=BertForSequenceClassification), range(LAYERS), Parts.all(TEACHER, LAYERS), Pairs(), rows)
+    cls = torch.cat([batch.ours[:, 0] for batch in reached])
+    with torch.no_grad():
+        found = student.classifier(torch.tanh(student.bert.pooler.dense(cls)))[:, 0]
+    torch.testing.assert_close(found, scores(student), atol=1e-5, rtol=1e-5)
+    assert (scores(student) - scores(bert())).abs().max() > 1e-2
+
+
+def test_a_split_student_comes_nearer_to_its_teacher():
+    teacher = bert()
+    student = split(bert(), 1, 5)
+    before = (scores(student) - scores(teacher)).square().mean()
+    refit(student, teacher_of(teacher), range(LAYERS), Parts.all(TEACHER, LAYERS), PAIRS, ROWS)
+    assert (scores(student) - scores(teacher)).square().mean() < 0.7 * before
