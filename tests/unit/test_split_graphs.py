@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from export.bert_graph import write_bert_graph
 from export.checkpoint import load_ranker, save_ranker
-from export.graph import FP32
+from export.graph import FP32, FULL, FUSED, GRAPHS_FILE, INT8_AVX2, WEIGHT8, halves
+from export.int8 import Int8
+from export.onnx import Weight8, write_graphs
 from export.runtime.item_states import ItemStates
 from export.runtime.scorer import open_session
-from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES, UPPER_INPUTS
+from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES, UPPER_INPUTS, SplitScorer
 from export.split_bert import split
 from export.split_graph import write_split_graphs
 from tests.unit.test_split_bert import POSITION, ordinary, pairs
@@ -57,3 +63,34 @@ def test_the_halves_give_the_scores_of_the_whole_but_for_the_rounding_of_states(
         pair = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         wanted = whole.run(["logits"], {name: value[mask == 1][None] for name, value in pair.items()})[0]
         np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["int8", "smooth", "excluded", "weight8"])
+def test_halves_in_8_bits_are_near_the_whole_one_in_8_bits(made, tmp_path, kind):
+    feeds = [{name: value[:1].numpy() for name, value in PAIRS.items()}]
+    plain = Int8(per_channel=True, reduce_range=False, smooth=None, outliers=0, exclude=(), feeds=())
+    quantization = {
+        "int8": plain,
+        "smooth": replace(plain, smooth=0.5, outliers=2, feeds=feeds),
+        "excluded": replace(plain, exclude=("embeddings",)),
+        "weight8": Weight8(),
+    }[kind]
+    write_graphs(made, tmp_path, cls_only=True, opset=18, quantization=quantization)
+    graph = WEIGHT8 if kind == "weight8" else INT8_AVX2
+    rows = {row["file"]: row for row in json.loads((tmp_path / GRAPHS_FILE).read_text())}
+    assert {graph, *halves(graph), FP32, *halves(FP32)} <= set(rows)
+    assert not {FULL, FUSED} & set(rows)
+    assert sum(rows[half]["quantized"] for half in halves(graph)) == rows[graph]["quantized"]
+    encoder = SimpleNamespace(cls=2, sep=3, max_length=40, cut=lambda query, item: (query, item))
+    lower, upper = (tmp_path / half for half in halves(graph))
+    scorer = SplitScorer((lower, upper), encoder, 1, None, 1)
+    rng = np.random.default_rng(0)
+    queries, items = ([rng.integers(4, 40, size).astype(np.int32) for size in sizes] for sizes in ([3, 5], [6, 9]))
+    whole = open_session(tmp_path / FP32, 1)
+    wanted = []
+    for query, item in zip(queries, items, strict=True):
+        ids = np.concatenate([[2], query, [3], item, [3]]).astype(np.int64)[None]
+        types = (np.arange(ids.shape[1]) >= len(query) + 2).astype(np.int64)[None]
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
+        wanted.append(whole.run(["logits"], feed)[0][0, 0])
+    np.testing.assert_allclose(scorer.score_tokens(queries, items), wanted, atol=0.3)
