@@ -193,7 +193,12 @@ class GraphBuilder:
     def _layer(self, prefix: str, hidden: str, mask: str | None, first_only: bool) -> str:
         """Return a layer's output: of every token, or of the first alone."""
         rows = self._slice(hidden, 0, 1, axis=1) if first_only else hidden
-        attended = self._attention(f"{prefix}.attention.self", rows, hidden, mask)
+        key, value = (self._linear(f"{prefix}.attention.self.{each}", hidden) for each in ("key", "value"))
+        return self._attended_layer(prefix, rows, key, value, mask)
+
+    def _attended_layer(self, prefix: str, rows: str, key: str, value: str, mask: str | None) -> str:
+        """Return the output of a layer for `rows`, which attend to tokens by their keys and values."""
+        attended = self._attention(f"{prefix}.attention.self", rows, key, value, mask)
         attended = self._linear(f"{prefix}.attention.output.dense", attended)
         rows = self._norm(
             f"{prefix}.attention.output.LayerNorm", self._node("Add", f"{prefix}.attended", attended, rows)
@@ -202,11 +207,11 @@ class GraphBuilder:
         outer = self._linear(f"{prefix}.output.dense", inner)
         return self._norm(f"{prefix}.output.LayerNorm", self._node("Add", f"{prefix}.fed", outer, rows))
 
-    def _attention(self, prefix: str, rows: str, hidden: str, mask: str | None) -> str:
+    def _attention(self, prefix: str, rows: str, key: str, value: str, mask: str | None) -> str:
         scale = 1 / math.sqrt(self._width // self._heads)
         query = self._split(f"{prefix}.query", self._linear(f"{prefix}.query", rows, scale), [0, 2, 1, 3])
-        key = self._split(f"{prefix}.key", self._linear(f"{prefix}.key", hidden), [0, 2, 3, 1])
-        value = self._split(f"{prefix}.value", self._linear(f"{prefix}.value", hidden), [0, 2, 1, 3])
+        key = self._split(f"{prefix}.key", key, [0, 2, 3, 1])
+        value = self._split(f"{prefix}.value", value, [0, 2, 1, 3])
         scores = self._node("MatMul", f"{prefix}.products", query, key)
         if mask is not None:
             scores = self._node("Add", f"{prefix}.scores", scores, mask)

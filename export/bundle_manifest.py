@@ -11,6 +11,7 @@ from export.graph import FP32, INT8, INT8_AVX2, WEIGHT8
 from export.measure import golden
 from export.runtime.manifest import FORMAT, GOLDEN, SHORTENER, SPLIT, TOKENIZER
 from export.runtime.tokens import SPECIAL
+from export.split_graph import item_parts
 from export.stage_bundles import model_key
 from export.variants import Offered, is_split
 
@@ -89,7 +90,10 @@ def _split(sources: Sources, variants: list[Offered]) -> dict[str, Any]:
         return {}
     shape = json.loads((sources.student / "config.json").read_text(encoding="utf-8"))
     graphs = {each.name: dict(zip(("lower", "upper"), each.halves.values(), strict=True)) for each in variants}
-    return {SPLIT: {"layers": shape["split_layers"], "width": shape["hidden_size"], "graphs": graphs}}
+    joint = int(shape["num_hidden_layers"]) - int(shape["split_layers"])
+    parts = item_parts(joint, bool(sources.tradeoff["config"]["export"]["cls_only"]))
+    told = {"layers": shape["split_layers"], "parts": parts, "width": shape["hidden_size"]}
+    return {SPLIT: told | {"graphs": graphs}}
 
 
 def _variant(sources: Sources, variant: Offered) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from export.errors import UserError
 from export.files import folder_beside, publish_folder
 from export.runtime.item_states import ABOUT, ItemStates, keys_of, write
-from export.runtime.manifest import TOKENIZER, Manifest
+from export.runtime.manifest import SPLIT, TOKENIZER, Manifest
 from export.runtime.ranker import halves_of
 from export.runtime.shortener import Shortener
 from export.runtime.split_scorer import ITEM_SPECIAL, TextStates
@@ -57,7 +57,7 @@ def write_states(
         raise UserError(f"{out} is there and holds no items' states; name another folder")
     manifest.checked(TOKENIZER)
     encoder, shortener = PairEncoder.load(manifest.folder, manifest.max_length), Shortener.of(manifest)
-    texts = TextStates(manifest.checked(lower), encoder)
+    texts = TextStates(manifest.checked(lower), encoder, int(manifest.content[SPLIT]["parts"]))
     found: dict[bytes, Int32] = {}
     while batch := [*islice(items, TEXTS)]:
         read = batch if shortener is None else [shortener.shorten(text) for text in batch]
@@ -71,7 +71,7 @@ def write_states(
         out.parent.mkdir(parents=True, exist_ok=True)
         with folder_beside(out) as work:
             states = _computed(texts, chosen_items, threads, progress)
-            write(chosen_items, states, about, texts.width, ITEM_SPECIAL, work)
+            write(chosen_items, states, about, texts.shape, ITEM_SPECIAL, work)
             publish_folder(work, out, replace=True)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file
 
 from export.bert_graph import LAYER, WEIGHTS, GraphBuilder, buildable, token_inputs
+from export.runtime.item_states import PARTS
 from export.runtime.scorer import OUTPUT
 from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES
 
@@ -22,9 +24,10 @@ def write_split_graphs(checkpoint: Path, lower: Path, upper: Path, *, cls_only: 
 
     Args:
         checkpoint: folder of a split ranker.
-        lower: file of the graph from tokens, int64 [texts, tokens], to states, float32 [texts, tokens, width].
-        upper: file of the graph from a query's states, float32 [pairs, query tokens, width], and an item's, int8
-            [pairs, item tokens, width] with a scale for each token, float32 [pairs, item tokens, 1], to logits.
+        lower: file of the graph from tokens, int64 [texts, tokens], to their parts, float32 [texts, tokens, 3, width]:
+            keys and values of the first layer that reads both texts, and states.
+        upper: file of the graph from a query's parts, float32 [pairs, query tokens, 3, width], and an item's first
+            ones, int8 [pairs, item tokens, parts, width] with float32 scales [pairs, item tokens, parts, 1], to logits.
         cls_only: whether the last layer is computed for [CLS] alone.
         opset: of the graphs.
 
@@ -37,26 +40,58 @@ def write_split_graphs(checkpoint: Path, lower: Path, upper: Path, *, cls_only: 
 
 
 class SplitGraphBuilder(GraphBuilder):
-    """Builds either half of a split ranker."""
+    """Builds either half of a split ranker.
+
+    The first layer that reads both texts needs of an item's tokens the keys and values, and if it is not the last, or
+    computes all tokens, their states too: so many parts are kept of an item.
+    """
 
     def lower(self, opset: int) -> onnx.ModelProto:
-        """Return the graph from a text's tokens to its states; padding is masked."""
-        self._output(self._climb(self._embeddings(), [self._mask()] * self._apart, False), STATES)
-        shape = ["batch_size", "sequence_length", self._width]
+        """Return the graph from a text's tokens to their parts; padding is masked."""
+        hidden = self._climb(self._embeddings(), [self._mask()] * self._apart, False)
+        prefix = f"{LAYER}.{self._apart}.attention.self"
+        parts = [*(self._linear(f"{prefix}.{each}", hidden) for each in ("key", "value")), hidden]
+        rows = [self._node("Unsqueeze", f"part{n}", part, self._shape("at2", [2])) for n, part in enumerate(parts)]
+        self._output(self._node("Concat", "parts", *rows, axis=2), STATES)
+        shape = ["batch_size", "sequence_length", PARTS, self._width]
         return self._model(opset, token_inputs(), [helper.make_tensor_value_info(STATES, TensorProto.FLOAT, shape)])
 
     def upper(self, cls_only: bool, opset: int) -> onnx.ModelProto:
-        """Return the graph from states to logits; there is no padding."""
-        whole = self._node("Cast", "item_cast", ITEM_STATES, to=TensorProto.FLOAT)
-        items = self._node("Mul", "item_scaled", whole, ITEM_SCALES)
-        # named like what it stands for in the whole graph
-        states = self._node("Concat", f"{LAYER}.{self._apart - 1}.output.LayerNorm", QUERY_STATES, items, axis=1)
-        hidden = self._climb(states, [None] * (self._layers - self._apart), cls_only, self._apart)
+        """Return the graph from parts to logits; there is no padding."""
+        kept = item_parts(self._layers - self._apart, cls_only)
+        cast = self._node("Cast", "item_cast", ITEM_STATES, to=TensorProto.FLOAT)
+        items = self._node("Mul", "item_scaled", cast, ITEM_SCALES)
+        first = f"{LAYER}.{self._apart}"
+        key, value = (self._joined(f"joined{number}", items, number) for number in range(2))
+        # named like what they stand for in the whole graph
+        below = f"{LAYER}.{self._apart - 1}.output.LayerNorm"
+        if kept == PARTS:
+            rows = self._joined(below, items, 2)
+        else:
+            bounds = [self._shape(f"at{n}", [n]) for n in (0, 1, 1)]
+            rows = self._node("Slice", f"{below}.out.0:1", self._part(QUERY_STATES, 2), *bounds)
+        hidden = self._attended_layer(first, rows, key, value, None)
+        above = self._layers - self._apart - 1
+        hidden = self._climb(hidden, [None] * above, cls_only, self._apart + 1)
         self._output(self._linear("classifier", self._pooled(self._first(hidden, cls_only))), OUTPUT)
         kinds = {
-            QUERY_STATES: (TensorProto.FLOAT, ["batch_size", "query_length", self._width]),
-            ITEM_STATES: (TensorProto.INT8, ["batch_size", "item_length", self._width]),
-            ITEM_SCALES: (TensorProto.FLOAT, ["batch_size", "item_length", 1]),
+            QUERY_STATES: (TensorProto.FLOAT, ["batch_size", "query_length", PARTS, self._width]),
+            ITEM_STATES: (TensorProto.INT8, ["batch_size", "item_length", kept, self._width]),
+            ITEM_SCALES: (TensorProto.FLOAT, ["batch_size", "item_length", kept, 1]),
         }
         inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
         return self._model(opset, inputs, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch_size", 1])])
+
+    def _joined(self, name: str, items: str, number: int) -> str:
+        """Return a part of the query's tokens and the item's behind them, [pairs, tokens, width]."""
+        return self._node("Concat", name, self._part(QUERY_STATES, number), self._part(items, number), axis=1)
+
+    def _part(self, value: str, number: int) -> str:
+        """Return one of the parts of texts, [pairs, tokens, width]."""
+        number_of = self._constant(f"part.{number}", np.int64(number))
+        return self._node("Gather", f"{value}.part{number}", value, number_of, axis=2)
+
+
+def item_parts(joint: int, cls_only: bool) -> int:
+    """Return how many parts are kept of an item whose query is joined by so many layers."""
+    return PARTS - 1 if joint == 1 and cls_only else PARTS

@@ -44,6 +44,7 @@ VARIANT_SCHEMA: Schema = {
 }
 SPLIT_SCHEMA: Schema = {
     "layers": Within(int, 1, 1000),
+    "parts": Within(int, 2, 3),
     "width": Within(int, 1, 1 << 16),
     "graphs": {"*": {"lower": str, "upper": str}},
 }

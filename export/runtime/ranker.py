@@ -211,7 +211,8 @@ class Ranker:
         both = halves_of(self.manifest, self.variant)
         lower, upper = (self._graph(half) for half in both)
         digest, _ = self.manifest.file(both[0])
-        stored = StoredStates.open(states, digest, int(self.manifest.content[SPLIT]["width"]))
+        told = self.manifest.content[SPLIT]
+        stored = StoredStates.open(states, digest, int(told["parts"]), int(told["width"]))
         return SplitScorer((lower, upper), self._encoder, self.threads, stored, KEEP_MB)
 
     def _graph(self, name: str) -> Path:

@@ -22,19 +22,25 @@ ITEM_SPECIAL = 1  # item [SEP]
 
 
 class TextStates:
-    """Computes the states of texts, one text a call; any number of threads may."""
+    """Computes the states of texts, one text a call; any number of threads may.
 
-    def __init__(self, lower: Path, encoder: PairEncoder) -> None:
+    Args:
+        lower: file of the lower graph.
+        encoder: of the ranker.
+        parts: of a token that are kept of an item.
+    """
+
+    def __init__(self, lower: Path, encoder: PairEncoder, parts: int) -> None:
         self._session, self._encoder = open_session(lower, 1, STATES), encoder
-        self.width = int(self._session.get_outputs()[0].shape[2])
+        self.shape = parts, int(self._session.get_outputs()[0].shape[3])
 
     def query(self, ids: Int32) -> Float32:
-        """Return the states of [CLS] query [SEP], float32 [1, tokens, width]."""
+        """Return the states of [CLS] query [SEP], float32 [1, tokens, PARTS, width]."""
         return self._run(np.concatenate(([self._encoder.cls], ids, [self._encoder.sep])), QUERY)
 
     def item(self, ids: Int32) -> ItemStates:
         """Return the states of item [SEP], rounded as they are stored: a score does not hang on whether they were."""
-        return ItemStates.of(self._run(np.concatenate((ids, [self._encoder.sep])), ITEM))
+        return ItemStates.of(self._run(np.concatenate((ids, [self._encoder.sep])), ITEM), self.shape[0])
 
     def _run(self, ids: Int32, kind: int) -> Float32:
         inputs = ids.astype(np.int64)[None]
@@ -62,7 +68,8 @@ class SplitScorer(PairScorer):
     ) -> None:
         lower, upper = graphs
         super().__init__(upper, encoder, threads, inputs=UPPER_INPUTS)
-        self.texts, self._stored = TextStates(lower, encoder), stored
+        parts = next(int(each.shape[2]) for each in self._session.get_inputs() if each.name == ITEM_STATES)
+        self.texts, self._stored = TextStates(lower, encoder, parts), stored
         self._kept: Kept[ItemStates] = Kept(int(keep_mb * 1e6))
 
     def pairs(self, queries: Sequence[Int32], items: Sequence[Int32]) -> Pairs:

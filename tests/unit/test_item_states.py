@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.errors import UserError
-from export.runtime.item_states import ABOUT, KEYS, OFFSETS, VALUES, ItemStates, StoredStates, keys_of, write
+from export.runtime.item_states import ABOUT, KEYS, OFFSETS, PARTS, VALUES, ItemStates, StoredStates, keys_of, write
 
 WIDTH, LOWER = 6, "f" * 64
 ITEMS = st.lists(st.lists(st.integers(0, 5), max_size=6).map(tuple), unique=True, max_size=30)
@@ -21,8 +21,8 @@ def store(items: list[tuple[int, ...]], folder: Path) -> tuple[list[np.ndarray],
     ids = [np.array(item, dtype=np.int32) for item in items]
     ids = [ids[row] for row in np.lexsort(keys_of(ids).T[::-1])]
     rng = np.random.default_rng(0)
-    states = [ItemStates.of(rng.normal(size=(1, len(each) + 1, WIDTH)).astype(np.float32)) for each in ids]
-    write(ids, iter(states), {"lower": LOWER, "variant": "fp32"}, WIDTH, 1, folder)
+    states = [ItemStates.of(rng.normal(size=(1, len(each) + 1, PARTS, WIDTH)).astype(np.float32), 2) for each in ids]
+    write(ids, iter(states), {"lower": LOWER, "variant": "fp32"}, (2, WIDTH), 1, folder)
     return ids, states
 
 
@@ -31,7 +31,7 @@ def store(items: list[tuple[int, ...]], folder: Path) -> tuple[list[np.ndarray],
 def test_an_item_is_found_by_its_tokens_alone(items, others):
     with tempfile.TemporaryDirectory() as name:
         ids, states = store(items, Path(name))
-        stored = StoredStates.open(Path(name), LOWER, WIDTH)
+        stored = StoredStates.open(Path(name), LOWER, 2, WIDTH)
         assert len(stored) == len(items)
         for each, wanted in zip(ids, states, strict=True):
             found = stored.find(each)
@@ -44,12 +44,13 @@ def test_an_item_is_found_by_its_tokens_alone(items, others):
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), size=st.floats(1e-6, 1e6))
 def test_rounded_states_are_off_by_half_a_step_of_their_token_at_most(seed, size):
-    states = (size * np.random.default_rng(seed).normal(size=(1, 5, WIDTH))).astype(np.float32)
+    states = (size * np.random.default_rng(seed).normal(size=(1, 5, PARTS, WIDTH))).astype(np.float32)
     states[0, 2] = 0
-    found = ItemStates.of(states)
-    step = np.abs(states).max(axis=2, keepdims=True) / 127
+    found = ItemStates.of(states, 2)
+    states = states[:, :, :2]
+    step = np.abs(states).max(axis=3, keepdims=True) / 127
     assert (np.abs(found.values * found.scales - states) <= step / 2 * (1 + 1e-5)).all()
-    assert found.nbytes == 5 * (WIDTH + 4)
+    assert found.nbytes == 5 * 2 * (WIDTH + 4)
 
 
 @pytest.mark.parametrize("name", [ABOUT, VALUES, OFFSETS, KEYS])
@@ -58,11 +59,11 @@ def test_a_damaged_file_is_told_of(tmp_path, name, content):
     store([(1, 2), (3,)], tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="ranker states"):
-        StoredStates.open(tmp_path, LOWER, WIDTH)
+        StoredStates.open(tmp_path, LOWER, 2, WIDTH)
 
 
 def test_offsets_that_leave_the_values_are_told_of(tmp_path):
     store([(1, 2), (3,)], tmp_path)
     np.save(tmp_path / OFFSETS, np.array([0, 9, 5]))
     with pytest.raises(UserError, match="do not fit"):
-        StoredStates.open(tmp_path, LOWER, WIDTH)
+        StoredStates.open(tmp_path, LOWER, 2, WIDTH)

@@ -15,12 +15,12 @@ from export.checkpoint import load_ranker, save_ranker
 from export.graph import FP32, FULL, FUSED, GRAPHS_FILE, INT8_AVX2, WEIGHT8, halves
 from export.int8 import Int8
 from export.onnx import Weight8, write_graphs
-from export.runtime.item_states import ItemStates
+from export.runtime.item_states import PARTS, ItemStates
 from export.runtime.scorer import open_session
 from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES, UPPER_INPUTS, SplitScorer
 from export.split_bert import split
-from export.split_graph import write_split_graphs
-from tests.unit.test_split_bert import POSITION, ordinary, pairs
+from export.split_graph import item_parts, write_split_graphs
+from tests.unit.test_split_bert import LAYERS, POSITION, ordinary, pairs
 
 PAIRS = pairs([(3, 9), (5, 2), (4, 4), (9, 14), (2, 1)], 2)
 
@@ -28,7 +28,7 @@ PAIRS = pairs([(3, 9), (5, 2), (4, 4), (9, 14), (2, 1)], 2)
 @pytest.fixture(scope="module", params=[(1, True), (3, True), (2, False)])
 def made(request, tmp_path_factory):
     layers, cls_only = request.param
-    folder = tmp_path_factory.mktemp("split")
+    folder = tmp_path_factory.mktemp("cls" if cls_only else "all")
     save_ranker(split(ordinary(), layers, POSITION), str(folder))
     write_bert_graph(folder, folder / FP32, cls_only=cls_only, opset=18)
     write_split_graphs(folder, folder / "lower.onnx", folder / "upper.onnx", cls_only=cls_only, opset=18)
@@ -42,6 +42,22 @@ def test_the_whole_graph_gives_the_scores_of_the_model(made):
         np.testing.assert_allclose(found, model(**PAIRS).logits.numpy(), atol=2e-5)
 
 
+def above(model, rounded: torch.Tensor, states: torch.Tensor) -> np.ndarray:
+    """Return the score from keys, values and states, by transformers' modules and torch's attention."""
+    first, *rest = model.bert.encoder.layer[model.config.split_layers :]
+    query, key, value = (
+        each.view(1, -1, 4, 4).transpose(1, 2)
+        for each in (first.attention.self.query(states), rounded[:, :, 0], rounded[:, :, 1])
+    )
+    with torch.no_grad():
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        hidden = first.attention.output(mixed.transpose(1, 2).flatten(2), states)
+        hidden = first.output(first.intermediate(hidden), hidden)
+        for layer in rest:
+            hidden = layer(hidden)[0]
+        return model.classifier(model.bert.pooler(hidden)).numpy()
+
+
 def test_the_halves_give_the_scores_of_the_whole_but_for_the_rounding_of_states(made):
     whole, lower = open_session(made / FP32, 1), open_session(made / "lower.onnx", 1, STATES)
     upper, model = open_session(made / "upper.onnx", 1, inputs=UPPER_INPUTS), load_ranker(str(made), cls_only=True)
@@ -51,15 +67,15 @@ def test_the_halves_give_the_scores_of_the_whole_but_for_the_rounding_of_states(
             text = ids[(mask == 1) & (types == kind)][None]
             feed = {"input_ids": text, "attention_mask": np.ones_like(text), "token_type_ids": np.full_like(text, kind)}
             states.append(lower.run([STATES], feed)[0])
-        item = ItemStates.of(states[1])
-        assert np.abs(item.values * item.scales - states[1]).max() <= item.scales.max() / 2 * 1.001
+        parts = item_parts(LAYERS - model.config.split_layers, made.name.startswith("cls"))
+        item = ItemStates.of(states[1], parts)
         feed = {QUERY_STATES: states[0], ITEM_STATES: item.values, ITEM_SCALES: item.scales}
         found = upper.run(["logits"], feed)[0]
-        rounded = torch.from_numpy(np.concatenate([states[0], item.values * item.scales], axis=1))
-        with torch.no_grad():
-            for layer in model.bert.encoder.layer[model.config.split_layers :]:
-                rounded = layer(rounded)[0]
-            np.testing.assert_allclose(found, model.classifier(model.bert.pooler(rounded)).numpy(), atol=2e-5)
+        rounded = torch.from_numpy(np.concatenate([states[0][:, :, :parts], item.values * item.scales], axis=1))
+        whole_states = torch.from_numpy(states[0][:, :, 2])
+        if parts == PARTS:
+            whole_states = torch.cat([whole_states, rounded[:, states[0].shape[1] :, 2]], dim=1)
+        np.testing.assert_allclose(found, above(model, rounded, whole_states), atol=2e-5)
         pair = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         wanted = whole.run(["logits"], {name: value[mask == 1][None] for name, value in pair.items()})[0]
         np.testing.assert_allclose(found, wanted, atol=0.05)
