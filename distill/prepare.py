@@ -113,7 +113,8 @@ def _beir(data: BeirData) -> Source:
             seed=data.seed,
         )
 
-    return Source(_options(data) | {"name": name}, files, ("numpy", "bm25s"), write)
+    options = _options(data) | {"name": name, "filled": "by query"}  # where BM25 fills in
+    return Source(options, files, ("numpy", "bm25s"), write)
 
 
 def _hub(data: HubData) -> Source:
