@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import ConfigError
@@ -138,8 +138,8 @@ def source_of(config: Updating) -> str:
 def roll_back(config: Updating, origin: Origin, published: Published, number: int | None) -> Version:
     """Serve an earlier version again, as a new one: what is served, and what was, always stands in the list.
 
-    Its student and optimizer are the earlier one's; events that were consumed since stay consumed, as they may be what
-    made the versions after it bad.
+    Its student, its lists and its optimizer are the earlier one's; events that were consumed since stay consumed, those
+    held back too, as they may be what made the versions after it bad.
 
     Args:
         config: the validated options.
@@ -155,7 +155,7 @@ def roll_back(config: Updating, origin: Origin, published: Published, number: in
     now, then = State.load(served.state), State.load(target.state)
     with published.next() as (following, work):
         published.copy(target.bundle, work / "bundle")
-        replace(then, cursor=now.cursor, seen=now.seen, held=now.held).save(work / "state")
+        then.after(now.cursor, now.seen).save(work / "state")
         record = {"kind": ROLLBACK, "parent": target.number, "instead_of": served.number}
         return published.publish(following, work, record)
 
