@@ -12,14 +12,14 @@ from distill.errors import ConfigError
 from distill.online import checks as checks_
 from distill.online.catalogue import Catalogue
 from distill.online.checks import Check
-from distill.online.feedback import Feedback, read_feedback
+from distill.online.feedback import Counts, Feedback, read_feedback
 from distill.online.learning import Clock, Learning, consumed
-from distill.online.lists import lists_of
+from distill.online.lists import Shown, lists_of
 from distill.online.origin import Origin
 from distill.online.seen import SeenEvents
 from distill.online.state import State
 from distill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE, Published, Version
-from distill.schema import Updating
+from distill.schema import Update, Updating
 from export import quiet
 from export.files import write_atomic
 
@@ -31,7 +31,7 @@ class Outcome:
     """What came of an update.
 
     Attributes:
-        what: "update", "waiting" (too few events), "refused" or "set aside".
+        what: "update", "waiting" (too little to learn from), "refused" or "set aside".
         version: that is served now.
         checks: what was looked at.
         seconds: of each step.
@@ -89,10 +89,12 @@ def run_update(
     feedback = read_events(config, state, origin.catalogue(config.catalogue) if catalogue is None else catalogue)
     fresh = lists_of(feedback)
     clock.lap("read events")
-    if len(fresh) < config.update.min_events:
-        detail = f"{len(fresh)} new events; an update takes at least update.min_events={config.update.min_events}"
-        return Outcome(WAITING, served, seconds=clock.seconds, detail=detail)
     found = [*checks_.event_checks(fresh, feedback.counts, config.update)]
+    if lacking := _lacking(fresh, feedback.counts, config.update):
+        enough = feedback.counts.read >= config.update.min_events  # to tell of them that they are broken
+        found = [check for check in found if check.name == checks_.BROKEN and enough]
+        if not checks_.refusals(found):
+            return Outcome(WAITING, served, seconds=clock.seconds, detail=lacking)
     if checks_.refusals(found):
         return _refuse(config, published, served, state, feedback, found, clock)
     with quiet.working(), published.next() as (number, work):
@@ -112,6 +114,16 @@ def run_update(
             (published.folder / REFUSED).unlink(missing_ok=True)
             return Outcome(UPDATE, version, found, clock.seconds)
     return _refuse(config, published, served, state, feedback, found, clock)
+
+
+def _lacking(fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
+    """Return what events lack to learn from, "" if nothing."""
+    if len(fresh) >= update.min_events:
+        return ""
+    return (
+        f"{len(fresh)} new events, of {counts.read} read ({counts.broken} broken, {counts.late} late, "
+        f"{counts.duplicates} repeated); an update takes at least update.min_events={update.min_events}"
+    )
 
 
 def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedback:

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from distill.online.catalogue import Catalogue
 from distill.online.seen import SeenEvents
 from distill.online.state import State
-from distill.online.update import roll_back
+from distill.online.update import REFUSED_, WAITING, roll_back, run_update
 from distill.online.versions import FIRST, UPDATE, Published
 from distill.schema import HeadUpdate, Train, Updating
 from export.runtime.event_log import Cursor
+from tests.event_rows import append, append_lines, make_events
 from tests.update_parts import random_lists
 
 
@@ -48,3 +50,37 @@ def test_going_back_leaves_the_events_since_consumed(published, tmp_path):
         back = State.load(roll_back(config(tmp_path), SimpleNamespace(), published, None).state)
     assert (back.cursor, len(back.seen)) == (Cursor("00.jsonl", 2), 3)
     assert (back.held, back.memory) == (held[1], held[0])  # none of what version 2 held back
+
+
+@pytest.fixture
+def update(published, tmp_path):
+    """An update of a version without events before it, that reads the log."""
+
+    def run(**options):
+        with published.locked():
+            if published.current() is None:
+                publish(published, State(None, SeenEvents(100)), FIRST)
+            return run_update(config(tmp_path, **options), SimpleNamespace(), published, catalogue=Catalogue())
+
+    return run
+
+
+@pytest.mark.parametrize(("good", "bad"), [(0, 30), (5, 15)])
+def test_a_log_that_is_broken_is_refused_however_little_of_it_can_be_used(update, tmp_path, good, bad):
+    append(tmp_path / "log", make_events(good))
+    append_lines(tmp_path / "log", ["{half"] * bad)
+    outcome = update(min_events=20)
+    assert outcome.what == REFUSED_
+    assert [check.name for check in outcome.checks] == ["broken events"]
+    assert f"{bad} of {good + bad} events are broken" in outcome.checks[0].detail
+
+
+def test_too_few_lines_are_waited_with_and_what_became_of_them_is_told(update, tmp_path):
+    events = make_events(6)
+    append(tmp_path / "log", [*events, *events[:2], events[0] | {"id": "old", "time": 1.0}])
+    append_lines(tmp_path / "log", ["{half"])
+    outcome = update(min_events=20)
+    assert (outcome.what, outcome.checks) == (WAITING, ())
+    assert outcome.detail.startswith("6 new events")
+    assert "of 10 read" in outcome.detail
+    assert "1 broken, 1 late, 2 repeated" in outcome.detail
