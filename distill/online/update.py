@@ -117,13 +117,15 @@ def run_update(
 
 
 def _lacking(fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
-    """Return what events lack to learn from, "" if nothing."""
-    if len(fresh) >= update.min_events:
-        return ""
-    return (
-        f"{len(fresh)} new events, of {counts.read} read ({counts.broken} broken, {counts.late} late, "
-        f"{counts.duplicates} repeated); an update takes at least update.min_events={update.min_events}"
-    )
+    """Return what events lack to learn from, "" if nothing: an event without outcomes that differ teaches nothing."""
+    telling = sum(each.tells for each in fresh)
+    if telling < update.min_events:
+        return (
+            f"{telling} new events with outcomes that differ, of {counts.read} read ({counts.used - telling} without, "
+            f"{counts.broken} broken, {counts.late} late, {counts.duplicates} repeated); an update takes at least "
+            f"update.min_events={update.min_events}"
+        )
+    return ""
 
 
 def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedback:

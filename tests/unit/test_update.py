@@ -52,6 +52,15 @@ def test_going_back_leaves_the_events_since_consumed(published, tmp_path):
     assert (back.held, back.memory) == (held[1], held[0])  # none of what version 2 held back
 
 
+def telling(count):
+    """Events whose first item was clicked, the others not."""
+    events = make_events(count)
+    for event in events:
+        event["items"] = [item | {"outcome": "skip"} for item in event["items"]]
+        event["items"][0]["outcome"] = "click"
+    return events
+
+
 @pytest.fixture
 def update(published, tmp_path):
     """An update of a version without events before it, that reads the log."""
@@ -76,7 +85,7 @@ def test_a_log_that_is_broken_is_refused_however_little_of_it_can_be_used(update
 
 
 def test_too_few_lines_are_waited_with_and_what_became_of_them_is_told(update, tmp_path):
-    events = make_events(6)
+    events = telling(6)
     append(tmp_path / "log", [*events, *events[:2], events[0] | {"id": "old", "time": 1.0}])
     append_lines(tmp_path / "log", ["{half"])
     outcome = update(min_events=20)
@@ -84,3 +93,13 @@ def test_too_few_lines_are_waited_with_and_what_became_of_them_is_told(update, t
     assert outcome.detail.startswith("6 new events")
     assert "of 10 read" in outcome.detail
     assert "1 broken, 1 late, 2 repeated" in outcome.detail
+
+
+def test_events_that_tell_nothing_are_waited_with(update, tmp_path):
+    events = telling(40)
+    for event in events[10:]:
+        event["items"] = [item | {"outcome": "click"} for item in event["items"]]
+    append(tmp_path / "log", events)
+    outcome = update(min_events=20)
+    assert outcome.what == WAITING
+    assert outcome.detail.startswith("10 new events with outcomes that differ, of 40 read (30 without, 0 broken")
