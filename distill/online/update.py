@@ -14,7 +14,7 @@ from distill.online.catalogue import Catalogue
 from distill.online.checks import Check
 from distill.online.feedback import Counts, Feedback, read_feedback
 from distill.online.learning import Clock, Learning, consumed
-from distill.online.lists import Shown, lists_of
+from distill.online.lists import Shown, cut_newest, lists_of
 from distill.online.origin import Origin
 from distill.online.seen import SeenEvents
 from distill.online.state import State
@@ -90,7 +90,7 @@ def run_update(
     fresh = lists_of(feedback)
     clock.lap("read events")
     found = [*checks_.event_checks(fresh, feedback.counts, config.update)]
-    if lacking := _lacking(fresh, feedback.counts, config.update):
+    if lacking := _lacking(state, fresh, feedback.counts, config.update):
         enough = feedback.counts.read >= config.update.min_events  # to tell of them that they are broken
         found = [check for check in found if check.name == checks_.BROKEN and enough]
         if not checks_.refusals(found):
@@ -116,7 +116,7 @@ def run_update(
     return _refuse(config, published, served, state, feedback, found, clock)
 
 
-def _lacking(fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
+def _lacking(state: State, fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
     """Return what events lack to learn from, "" if nothing: an event without outcomes that differ teaches nothing."""
     telling = sum(each.tells for each in fresh)
     if telling < update.min_events:
@@ -125,6 +125,9 @@ def _lacking(fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
             f"{counts.broken} broken, {counts.late} late, {counts.duplicates} repeated); an update takes at least "
             f"update.min_events={update.min_events}"
         )
+    older, _ = cut_newest(fresh, update.holdout)
+    if not any(each.tells for each in [*state.held, *older]):
+        return f"update.holdout={update.holdout:g} of {len(fresh)} new events leaves none to learn from"
     return ""
 
 

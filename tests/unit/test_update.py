@@ -103,3 +103,11 @@ def test_events_that_tell_nothing_are_waited_with(update, tmp_path):
     outcome = update(min_events=20)
     assert outcome.what == WAITING
     assert outcome.detail.startswith("10 new events with outcomes that differ, of 40 read (30 without, 0 broken")
+
+
+def test_a_holdout_that_leaves_nothing_to_learn_from_is_waited_with(update, tmp_path):
+    append(tmp_path / "log", telling(30))
+    outcome = update(min_events=20, holdout=1.0)
+    assert (outcome.what, outcome.detail) == (
+        WAITING, "update.holdout=1 of 30 new events leaves none to learn from",
+    )  # fmt: skip
