@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.errors import BundleError, ModelError
+from export.errors import BundleError, ModelError, is_fault
 from export.finding import Finding, refusal
 from export.runtime.bm25 import Bm25
 from export.runtime.cascade import BM25, BUNDLE, EMBEDDED, read_cascade, stage_folder
@@ -67,9 +67,9 @@ def check_golden(manifest: Manifest, variants: Sequence[Variant]) -> Iterator[Fi
     try:
         encoder = PairEncoder.load(manifest.folder, manifest.max_length)
         wrong = [number for number, row in enumerate(rows, 1) if not _same_tokens(encoder, row)]
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except BaseException as error:  # tokenizers raises plain Exception; its panics are no Exception
+        if not is_fault(error):
+            raise
         yield refusal(manifest.folder, TOKENIZER, error)
         return
     for number in wrong[:MOST_WRONG]:
