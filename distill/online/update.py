@@ -138,7 +138,8 @@ def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedbac
         ConfigError: if none are named.
         UserError: if they cannot be read.
     """
-    return read_feedback(source_of(config), state.cursor, config.feedback, catalogue, seen=state.seen)
+    least = config.update.min_events
+    return read_feedback(source_of(config), state.cursor, config.feedback, catalogue, seen=state.seen, least=least)
 
 
 def source_of(config: Updating) -> str:
