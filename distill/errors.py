@@ -11,6 +11,10 @@ class DataError(UserError):
     """A data set is broken; the message names the file and the line."""
 
 
+class TooFewError(DataError):
+    """Data are sound, but too few to tell something by; more may come."""
+
+
 class StoreError(UserError):
     """The stage store cannot be read or written."""
 

@@ -87,7 +87,7 @@ def _events(data: SlateData) -> Source:
     files = hash_files([folder / name for name in events.FILES])
     name = data.name or folder.name
     return Source(
-        _options(data) | {"name": name},
+        _options(data) | {"name": name, "header": events.HEADER},
         files,
         ("numpy",),
         lambda out: events.prepare(events.read(folder), out, slate, name=name, notes={"source": name}),
@@ -113,7 +113,8 @@ def _beir(data: BeirData) -> Source:
             seed=data.seed,
         )
 
-    return Source(_options(data) | {"name": name}, files, ("numpy", "bm25s"), write)
+    options = _options(data) | {"name": name, "filled": "by query"}  # where BM25 fills in
+    return Source(options, files, ("numpy", "bm25s"), write)
 
 
 def _hub(data: HubData) -> Source:

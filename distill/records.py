@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distill.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 ROWS_PER_BATCH = 8192  # rows buffered by a writer before they go to disk
@@ -278,6 +281,11 @@ class RankingWriter:
                     f"{self.name}: the {split} split has nothing to rank: no query there has a candidate of grade "
                     f">= {self.relevant} beside one of another grade"
                 )
+            if count["left_out"]:
+                log.warning(
+                    "%s: %s of %s queries of the %s split are left out: nothing of grade >= %s beside another grade",
+                    self.name, count["left_out"], count["queries"] + count["left_out"], split, self.relevant,
+                )  # fmt: skip
         summary = {
             "name": self.name,
             "relevant": self.relevant,

@@ -160,7 +160,12 @@ def _describe(
 
 
 def _measure(old: Manifest, measured: Measured, out: Path) -> list[dict[str, Any]]:
-    """Write the per-query evaluation with the student's rows as they are now; return the table's rows of it."""
+    """Write the per-query evaluation with the student's rows as they are now; return the table's rows of it.
+
+    A parent that was made without one leaves nothing to compare with: there is none then, and no row.
+    """
+    if EVALUATION not in old.content["files"]:
+        return []
     content = evaluation.read(old.checked(EVALUATION))
     rows, models = {}, []
     for model in content["models"]:

@@ -17,6 +17,7 @@ from distill.records import Int32, Int64, RankingWriter
 
 Float64 = npt.NDArray[np.float64]
 
+HEADER = "user"  # first column of a first line that is no event
 FILES = ("events.tsv", "items.jsonl", "users.jsonl")
 LIKED = 4.0  # a rating from here on is a positive: grade 1, and from LOVED on grade 2
 LOVED = 5.0
@@ -182,7 +183,7 @@ def read(folder: Path) -> Events:
         rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
         return user_row.setdefault(user, len(user_row)), item_row[item], rating, time
 
-    rows = list(read_rows(folder / "events.tsv", "\t", 4, row_of, header="user"))
+    rows = list(read_rows(folder / "events.tsv", "\t", 4, row_of, header=HEADER))
     profiles = [(users.get(user) or ("", ""))[1] for user in user_row]
     return Events(*columns_of(rows), list(user_row), profiles, list(items), titles, texts)
 
@@ -207,13 +208,13 @@ def read_rows(
     header: str | None = None,
     encoding: str = "utf-8",
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Yield `parse("file:line", columns)` of each line, leaving out a first line that begins by `header`.
+    """Yield `parse("file:line", columns)` of each line, leaving out a first line whose first column is `header`.
 
     Raises:
         DataError: naming the file and line that has too few columns or is not text.
     """
     for number_, line in lines(path, encoding):
-        if number_ == 1 and header is not None and line.startswith(header):
+        if number_ == 1 and header is not None and line.split(separator)[0] == header:
             continue
         parts = line.split(separator)
         if len(parts) < columns:

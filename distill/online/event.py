@@ -54,6 +54,11 @@ class Event:
     items: Sequence[Shown]
     model: str
 
+    @property
+    def tells(self) -> bool:
+        """Whether its outcomes put one item above another."""
+        return len({item.grade for item in self.items if item.grade != UNKNOWN}) > 1
+
 
 @dataclass(frozen=True)
 class Grading:

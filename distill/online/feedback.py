@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from distill.online.catalogue import Catalogue
 from distill.online.event import BrokenEventError, Event, Grading, UnknownTextError, checked, parse
-from distill.online.propensity import pair_weights
+from distill.online.propensity import ESTIMATED, pair_weights
 from distill.online.seen import SeenEvents
 from distill.online.source import Row, read_rows, unread
 from distill.records import Float32, Int32, Int64, Split
@@ -152,6 +152,7 @@ def read_feedback(
     *,
     seen: SeenEvents | None = None,
     most: int | None = None,
+    least: int = 0,
 ) -> Feedback:
     """Read the events after a cursor. Read in any number of parts, a log gives the same lists as in one.
 
@@ -162,6 +163,7 @@ def read_feedback(
         catalogue: texts that events may leave out.
         seen: memory of the feedback before; it is not changed.
         most: events to read at most, of all kinds; None reads all there are.
+        least: events with outcomes that differ, from which on a bias of positions is estimated; fewer weigh 1.
 
     Raises:
         DataError: if the source cannot be read, or positions are to be corrected and tell too little.
@@ -176,6 +178,8 @@ def read_feedback(
     counts = dataclasses.replace(reader.counts, read=read, unread_bytes=unread(source, cursor))
     if counts.broken:
         log.warning("%s of %s events are broken: %s", counts.broken, read, reader.broken[0].reason)
+    if options.propensity == ESTIMATED and sum(event.tells for event in reader.events) < least:
+        options = dataclasses.replace(options, propensity="none")
     return _feedback(reader, options, cursor, counts)
 
 

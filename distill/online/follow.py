@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from distill.errors import TooFewError
 from distill.online.catalogue import Catalogue
 from distill.online.feedback import Feedback
 from distill.online.origin import Origin
@@ -149,7 +150,9 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
     with published.locked(), _until_stopped():
         step_back(config.follow.nice)
         cue, unread = Cue(config), Unread(config, origin)
-        unread.read(first_version(published, origin, config.feedback.remembered))  # a mistake in the options ends here
+        served = first_version(published, origin, config.feedback.remembered)
+        with suppress(TooFewError):  # of a young log
+            unread.read(served)  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
         while True:
             try:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.errors import DataError
+from distill.errors import TooFewError
 from distill.records import Float32, Int32, Split
 from distill.schema.update import Events
 
 log = logging.getLogger(__name__)
 
+ESTIMATED = "estimated"  # of feedback.propensity
 STEPS = 100  # of Newton's method, which takes less than ten
 LARGEST_STEP = 1.0
 CLOSE = 1e-9
@@ -34,12 +35,12 @@ def pair_weights(split: Split, position: Int32, options: Events) -> Float32:
         options: how the propensity is known.
 
     Raises:
-        DataError: if it is to be estimated, and the positions vary too little to tell.
+        TooFewError: if it is to be estimated, and the positions vary too little to tell.
     """
     if options.propensity == "none" or not split.pairs:
         return np.ones(split.pairs, dtype=np.float32)
     eta = options.eta
-    if options.propensity == "estimated":
+    if options.propensity == ESTIMATED:
         pair = split.pair_query().astype(np.int64) * (int(split.item.max()) + 1) + split.item
         eta, error = estimate_eta(pair, position, split.grade)
         log.info("position bias: propensity (1 / position)^%.2f, standard error %.2f", eta, error)
@@ -91,7 +92,7 @@ def estimate_eta(pair: Array, position: Int32, grade: Int32) -> tuple[float, flo
         grade: int32 [shown]; a gain is a click, `UNKNOWN` says nothing.
 
     Raises:
-        DataError: if the positions vary too little to tell.
+        TooFewError: if the positions vary too little to tell.
     """
     known = (position > 0) & (grade >= 0)
     log_position = np.log(position[known])
@@ -102,7 +103,7 @@ def estimate_eta(pair: Array, position: Int32, grade: Int32) -> tuple[float, flo
     for _ in range(STEPS):
         slope, curvature = _derivatives(eta, pair, log_position, clicked, clicks)
         if curvature <= 0:
-            raise DataError("feedback.propensity=estimated: no clicked item was shown at two positions for one query")
+            raise TooFewError("feedback.propensity=estimated: no clicked item was shown at two positions for one query")
         step = float(np.clip(slope / curvature, -LARGEST_STEP, LARGEST_STEP))
         eta += step
         if abs(step) < CLOSE or abs(eta) > MOST_ETA:
@@ -110,7 +111,7 @@ def estimate_eta(pair: Array, position: Int32, grade: Int32) -> tuple[float, flo
     error = 1 / math.sqrt(curvature)
     if abs(eta) > MOST_ETA or error > MOST_ERROR:
         told = f"eta {eta:.2f} with standard error {error:.2f}; an error of at most {MOST_ERROR} is needed"
-        raise DataError(f"feedback.propensity=estimated: the events tell {told}; set feedback.propensity=power")
+        raise TooFewError(f"feedback.propensity=estimated: the events tell {told}; set feedback.propensity=power")
     return eta, error
 
 

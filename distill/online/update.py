@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import ConfigError
 from distill.online import checks as checks_
 from distill.online.catalogue import Catalogue
 from distill.online.checks import Check
-from distill.online.feedback import Feedback, read_feedback
+from distill.online.feedback import Counts, Feedback, read_feedback
 from distill.online.learning import Clock, Learning, consumed
-from distill.online.lists import lists_of
+from distill.online.lists import Shown, cut_newest, lists_of
 from distill.online.origin import Origin
 from distill.online.seen import SeenEvents
 from distill.online.state import State
 from distill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE, Published, Version
-from distill.schema import Updating
+from distill.schema import Update, Updating
 from export import quiet
 from export.files import write_atomic
 
@@ -31,7 +31,7 @@ class Outcome:
     """What came of an update.
 
     Attributes:
-        what: "update", "waiting" (too few events), "refused" or "set aside".
+        what: "update", "waiting" (too little to learn from), "refused" or "set aside".
         version: that is served now.
         checks: what was looked at.
         seconds: of each step.
@@ -89,10 +89,12 @@ def run_update(
     feedback = read_events(config, state, origin.catalogue(config.catalogue) if catalogue is None else catalogue)
     fresh = lists_of(feedback)
     clock.lap("read events")
-    if len(fresh) < config.update.min_events:
-        detail = f"{len(fresh)} new events; an update takes at least update.min_events={config.update.min_events}"
-        return Outcome(WAITING, served, seconds=clock.seconds, detail=detail)
     found = [*checks_.event_checks(fresh, feedback.counts, config.update)]
+    if lacking := _lacking(state, fresh, feedback.counts, config.update):
+        enough = feedback.counts.read >= config.update.min_events  # to tell of them that they are broken
+        found = [check for check in found if check.name == checks_.BROKEN and enough]
+        if not checks_.refusals(found):
+            return Outcome(WAITING, served, seconds=clock.seconds, detail=lacking)
     if checks_.refusals(found):
         return _refuse(config, published, served, state, feedback, found, clock)
     with quiet.working(), published.next() as (number, work):
@@ -114,6 +116,21 @@ def run_update(
     return _refuse(config, published, served, state, feedback, found, clock)
 
 
+def _lacking(state: State, fresh: Sequence[Shown], counts: Counts, update: Update) -> str:
+    """Return what events lack to learn from, "" if nothing: an event without outcomes that differ teaches nothing."""
+    telling = sum(each.tells for each in fresh)
+    if telling < update.min_events:
+        return (
+            f"{telling} new events with outcomes that differ, of {counts.read} read ({counts.used - telling} without, "
+            f"{counts.broken} broken, {counts.late} late, {counts.duplicates} repeated); an update takes at least "
+            f"update.min_events={update.min_events}"
+        )
+    older, _ = cut_newest(fresh, update.holdout)
+    if not any(each.tells for each in [*state.held, *older]):
+        return f"update.holdout={update.holdout:g} of {len(fresh)} new events leaves none to learn from"
+    return ""
+
+
 def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedback:
     """Return the events after a version's cursor.
 
@@ -121,7 +138,8 @@ def read_events(config: Updating, state: State, catalogue: Catalogue) -> Feedbac
         ConfigError: if none are named.
         UserError: if they cannot be read.
     """
-    return read_feedback(source_of(config), state.cursor, config.feedback, catalogue, seen=state.seen)
+    least = config.update.min_events
+    return read_feedback(source_of(config), state.cursor, config.feedback, catalogue, seen=state.seen, least=least)
 
 
 def source_of(config: Updating) -> str:
@@ -138,8 +156,8 @@ def source_of(config: Updating) -> str:
 def roll_back(config: Updating, origin: Origin, published: Published, number: int | None) -> Version:
     """Serve an earlier version again, as a new one: what is served, and what was, always stands in the list.
 
-    Its student and optimizer are the earlier one's; events that were consumed since stay consumed, as they may be what
-    made the versions after it bad.
+    Its student, its lists and its optimizer are the earlier one's; events that were consumed since stay consumed, those
+    held back too, as they may be what made the versions after it bad.
 
     Args:
         config: the validated options.
@@ -155,7 +173,7 @@ def roll_back(config: Updating, origin: Origin, published: Published, number: in
     now, then = State.load(served.state), State.load(target.state)
     with published.next() as (following, work):
         published.copy(target.bundle, work / "bundle")
-        replace(then, cursor=now.cursor, seen=now.seen, held=now.held).save(work / "state")
+        then.after(now.cursor, now.seen).save(work / "state")
         record = {"kind": ROLLBACK, "parent": target.number, "instead_of": served.number}
         return published.publish(following, work, record)
 

@@ -33,6 +33,7 @@ CURRENT, VERSIONS, BUNDLE, STATE, RECORD = "current", "versions", "bundle", "sta
 REFUSED, LOCK = "refused.json", ".lock"
 NAME = re.compile(r"\d{4,}")
 FIRST, UPDATE, ROLLBACK, SET_ASIDE = "first", "update", "rollback", "set aside"  # how a version came about
+SHARED = (ROLLBACK, SET_ASIDE)  # whose student is an earlier version's
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,10 @@ class Published:
         raise UserError(f"{self.folder} has no version {number} to go back to; it has {there or 'none'}")
 
     def student_of(self, version: Version) -> Version:
-        """Return the version that a version's student was first published with.
-
-        Raises:
-            UserError: if it has been pruned.
-        """
-        while version.record["kind"] in (ROLLBACK, SET_ASIDE):
-            version = self.find(int(version.record["parent"]))
+        """Return the version that a version's student was first published with, or the first of those not pruned."""
+        there = {each.number: each for each in self.all()}
+        while version.record["kind"] in SHARED and (parent := there.get(int(version.record["parent"]))) is not None:
+            version = parent
         return version
 
     def before(self, version: Version) -> Version:
@@ -137,6 +135,8 @@ class Published:
         student = self.student_of(version)
         if student.record["kind"] == FIRST:
             raise UserError(f"{self.folder}: version {version.number} has the first student; there is none before it")
+        if student.record["kind"] in SHARED:
+            raise UserError(f"{self.folder}: what the student of version {version.number} was made of has been pruned")
         return self.student_of(self.find(int(student.record["parent"])))
 
     @contextmanager
@@ -174,17 +174,27 @@ class Published:
         what one may want to go back to.
 
         Args:
-            keep: students, >= 1; the version before the current one stays too, as a service may still answer from it.
+            keep: students, >= 1; the version before the current one stays too, as a service may still answer from it,
+                and what is gone back to from that one.
         """
         versions = self.all()
         students = [version.number for version in versions if version.record["kind"] in (FIRST, UPDATE)]
         oldest = min([*students[-keep:], *(version.number for version in versions[-2:])], default=0)
-        gone = [version for version in versions if version.number < oldest]
+        needed = self._needed()
+        gone = [version for version in versions if version.number < oldest and version.number not in needed]
         for version in gone:
             doomed = version.folder.with_name(f".{version.folder.name}.removed")
             version.folder.rename(doomed)  # renamed first: no half a version under its own name
             shutil.rmtree(doomed)
         return [version.number for version in gone]
+
+    def _needed(self) -> set[int]:
+        """Return the numbers of the versions that tell what the served student was made of, and have it."""
+        current = self.current()
+        if current is None:
+            return set()
+        student = self.student_of(current)
+        return {student.number, int(student.record.get("parent", student.number))}
 
     def _link(self, folder: Path) -> None:
         new = self.folder / f".{CURRENT}.{os.getpid()}"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from export.errors import ModelError
+from export.errors import ModelError, is_fault
 from export.runtime.words import Words
 
 Int64 = npt.NDArray[np.int64]
@@ -64,9 +64,11 @@ class PairEncoder:
             raise ModelError(f"{path} is missing; a ranker's folder holds the fast tokenizer's tokenizer.json")
         try:
             return cls(Tokenizer.from_file(str(path)), max_length)
-        except (ModelError, KeyboardInterrupt, SystemExit):
+        except ModelError:
             raise
         except BaseException as error:  # tokenizers raises plain Exception, and a panic of its Rust is not even that
+            if not is_fault(error):
+                raise
             raise ModelError(f"{path} is no tokenizer: {error}") from error
 
     def ids(self, texts: Sequence[str]) -> list[Int32]:

@@ -110,6 +110,25 @@ def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
             assert {item for item, grade in grades.items() if not grade} <= set(unjudged)
 
 
+@pytest.mark.parametrize(("relevant", "filled"), [(1, True), (2, False)])
+def test_a_query_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path, relevant, filled):
+    (folder / "qrels/test.tsv").write_text("q3\ti1\t1\nq3\ti2\t2\nq7\ti1\t2\nq7\ti2\t0\n")
+    found = lists(prepare(folder, tmp_path / "out", relevant=relevant), "test")
+    assert found["q7"] == {"i1": 2, "i2": 0}
+    assert {item: grade for item, grade in found["q3"].items() if grade} == {"i1": 1, "i2": 2}
+    assert len(found["q3"]) == (10 if filled else 2)
+
+
+def test_queries_that_are_left_out_are_told(folder, tmp_path, caplog):
+    prepare(folder, tmp_path / "whole")
+    assert not caplog.messages
+    append("qrels/test.tsv", "q30\ti1\t0\n")(folder)
+    append("queries.jsonl", '{"_id": "q30", "text": "lamp"}\n')(folder)
+    prepare(folder, tmp_path / "out")
+    (told,) = caplog.messages
+    assert told.startswith("set: 1 of 7 queries of the test split are left out: nothing of grade >= 1 beside")
+
+
 def test_splits_with_positives_alone_share_one_index_and_graded_ones_are_left_as_judged(folder, tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr(beir, "BM25", lambda batches: built.append(1) or BM25(batches))

@@ -252,9 +252,11 @@ def following(tmp_path, monkeypatch):
     monkeypatch.setattr(follow_module, "run_update", update)
     monkeypatch.setattr(follow_module.time, "sleep", rest)
 
-    def run(*wanted, **options):
+    def run(*wanted, feedback=None, least=10, **options):
         steps.extend(wanted)
-        follow(config(tmp_path, **{"count": 20, "threads": 3, "nice": 7} | options), Texts(), published, tell)
+        asked = config(tmp_path, least=least, **{"count": 20, "threads": 3, "nice": 7} | options)
+        asked.feedback = feedback or asked.feedback
+        follow(asked, Texts(), published, tell)
         assert told.pop(0) == ("nice", 7)
         return told
 
@@ -276,6 +278,13 @@ def test_a_mistake_in_the_options_ends_it(following, tmp_path):
     (tmp_path / "log").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="nothing is there"):
         following("waiting")
+
+
+@pytest.mark.parametrize("least", [2, 40])
+def test_too_few_events_to_estimate_a_bias_end_no_worker(tmp_path, following, least, caplog):
+    feedback = Events(propensity="estimated")
+    assert following(feedback=feedback, least=least, count=100) == []
+    assert ("not updated: feedback.propensity=estimated" in caplog.text) == (least == 2)
 
 
 def test_without_events_there_is_nothing_to_follow(tmp_path):

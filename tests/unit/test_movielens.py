@@ -202,6 +202,8 @@ def test_events_folder_reads_users_items_and_repeats(tmp_path):
     (tmp_path / "events.tsv").write_text("user\titem\trating\ttimestamp\nu\ta\t5\t1\nv\tb\t4\t2\n")
     log = events.read(tmp_path)
     assert (log.texts, log.titles, log.profiles) == (["Lamp bright", "Car"], ["Lamp", "Car"], ["likes light", ""])
+    (tmp_path / "events.tsv").write_text("user1\ta\t5\t1\nuser2\tb\t4\t2\n")
+    assert events.read(tmp_path).user_ids == ["user1", "user2"]
     (tmp_path / "events.tsv").write_text("u\tz\t5\t1\n")
     with pytest.raises(DataError, match=r"events\.tsv:1: item 'z' is not in items\.jsonl"):
         events.read(tmp_path)

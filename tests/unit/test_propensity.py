@@ -42,10 +42,10 @@ def click_log(seed, events, eta, query_texts=("q",)):
     return rows
 
 
-def read(tmp_path, rows, **options):
+def read(tmp_path, rows, least=0, **options):
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_feedback(path, None, Events(**options), Catalogue())
+    return read_feedback(path, None, Events(**options), Catalogue(), least=least)
 
 
 def click_rate(found):
@@ -128,6 +128,21 @@ def test_an_estimated_bias_is_corrected(tmp_path):
     known = click_rate(read(tmp_path, rows, propensity="power", eta=0.9))
     estimated = click_rate(read(tmp_path, rows, propensity="estimated"))
     assert estimated == pytest.approx(known, abs=0.04)
+
+
+@pytest.mark.parametrize("least", [4, 5])
+def test_a_bias_is_estimated_only_from_so_many_events_on_that_tell(tmp_path, least):
+    rows = click_log(0, 40, 1.0)
+    for row in rows[4:]:
+        row["items"] = [item | {"outcome": None} for item in row["items"]]
+    for row in rows[:4]:
+        row["items"][0]["outcome"], row["items"][1]["outcome"] = "click", "skip"
+    if least == 4:
+        with pytest.raises(DataError, match=r"feedback\.propensity=estimated"):
+            read(tmp_path, rows, least=least, propensity="estimated")
+    else:
+        assert read(tmp_path, rows, least=least, propensity="estimated").weight.tolist() == [1.0] * 320
+    assert read(tmp_path, rows, least=least, propensity="power").weight.max() > 1
 
 
 def test_outcomes_that_are_not_told_and_positions_that_are_not_logged_say_nothing():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from transformers import BertTokenizerFast
 from distill.records import RankingData, RankingWriter
 from distill.tokens import PairTokens, TokenTable, length_sorted, write
 from export.errors import ModelError
+from export.runtime import tokens as tokens_
 from export.runtime.tokens import PairEncoder, kept_lengths
 from export.runtime.words import Words
 
@@ -164,6 +168,24 @@ def test_missing_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{broken", encoding="utf-8")
     with pytest.raises(ModelError, match="is no tokenizer"):
         PairEncoder.load(tmp_path, 16)
+
+
+def test_a_panic_is_no_tokenizer_and_what_ends_the_program_passes(encoder, tmp_path, monkeypatch):
+    content = json.loads((encoder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["post_processor"]["special_tokens"] = {}  # its template names some
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match="is no tokenizer: no entry found"):
+        PairEncoder.load(tmp_path, 16)
+
+    class Ended(BaseException):
+        pass
+
+    def end(_):
+        raise Ended
+
+    monkeypatch.setattr(tokens_, "Tokenizer", SimpleNamespace(from_file=end))
+    with pytest.raises(Ended):
+        PairEncoder.load(encoder, 16)
 
 
 def test_token_table_gives_what_the_encoder_gives(encoder, tmp_path):

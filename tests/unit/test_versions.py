@@ -158,6 +158,28 @@ def test_pruning_keeps_the_version_before_the_current_one(published):
         assert numbers(published) == [1, 2]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_pruning_keeps_what_is_gone_back_to(published, keep):
+    with published.locked():
+        publish(published, ROLLBACK, parent=0, text="of 0")
+        publish(published)  # made of 3, whose student is that of 0
+        published.prune(keep)
+        before = published.before(published.current())
+        assert (before.bundle / "weights").read_text() == "of 0"
+        back = publish(published, ROLLBACK, parent=before.number, text="of 0")
+        with pytest.raises(UserError, match=r"version 5 (has the first student|was made of has been pruned)"):
+            published.before(back)
+
+
+def test_pruning_keeps_what_the_served_student_was_made_of(published):
+    with published.locked():
+        for _ in range(3):
+            publish(published)
+        publish(published, ROLLBACK, parent=2)
+        assert published.prune(2) == [0, 3]
+        assert published.before(published.current()).number == 1
+
+
 def test_what_a_kill_left_of_pruning_is_deleted(published):
     (published.versions / "0000").rename(published.versions / ".0000.removed")
     assert numbers(published) == [1, 2]
