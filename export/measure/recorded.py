@@ -91,11 +91,16 @@ def _relative(name: str, content: Content, own: Mapping[str, Float64], confidenc
         return Missing("the bundle has no per-query values of the teacher")
     above, all_ = own[MAIN], teacher[MAIN]
     if name == "lift_kept":
-        simple = [_values(content, row["model"], row["precision"]) for row in content["models"] if not row["engine"]]
+        simple = {row["model"]: _row_values(row)[MAIN] for row in content["models"] if not row["engine"]}
         if not simple:
             return Missing("no simple baseline was measured (popularity, BM25)")
-        best = max((values[MAIN] for values in simple if values is not None), key=np.nanmean)
-        above, all_ = above - best, all_ - best
+        best = max(simple, key=lambda model: float(np.nanmean(simple[model])))
+        above, all_ = above - simple[best], all_ - simple[best]
+        low, high = mean_interval(all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+        if not low > 0:  # of a lead that may be none, or behind, a share says nothing
+            lead = f"{MAIN} {np.nanmean(all_):+.3f} [{low:+.3f}, {high:+.3f}]"
+            hint = f"train a better teacher, take more test queries, or bound {MAIN} instead"
+            return Missing(f"the teacher has no sure lead over {best} ({lead}); {hint}")
     interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
     return _of_queries(float(np.nanmean(above) / np.nanmean(all_)), interval, above)
 
@@ -125,8 +130,10 @@ def _model(content: Content, model: str, precision: str | None, engine: str | No
 
 def _values(content: Content, model: str, precision: str | None) -> dict[str, Float64] | None:
     row = _model(content, model, precision)
-    if row is None:
-        return None
+    return None if row is None else _row_values(row)
+
+
+def _row_values(row: Content) -> dict[str, Float64]:
     return {name: np.array(values, dtype=np.float64) for name, values in row["quality"].items()}
 
 
