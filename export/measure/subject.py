@@ -17,10 +17,11 @@ from export.errors import UserError
 from export.graph import FP32 as TEACHER_GRAPH
 from export.measure import duel as duel_
 from export.measure import evaluation
+from export.measure.absolute import absolute_estimates, of_loads
 from export.measure.budget import Bound, Budget
-from export.measure.duel import Float64, Request, Times
+from export.measure.duel import Request, Times
 from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
-from export.measure.recorded import PERCENTILES, Found, quality_estimates
+from export.measure.recorded import Found, quality_estimates
 from export.runtime.manifest import EVALUATION, Manifest
 from export.runtime.ranker import Ranker
 from export.runtime.scorer import PairScorer
@@ -148,26 +149,10 @@ def _absolute(
     pairs = np.array([len(items) for _, items in requests])
 
     def estimates(times: Times, confidence: float) -> Found:
-        wall, cpu = times.wall.ravel(), times.cpu.ravel()
-        found: Found = {}
-        for name, share in PERCENTILES.items():
-            value = float(np.quantile(wall, share))
-            found[name] = _of_time(value, duel_.quantile_interval(wall, share, confidence), len(wall), "requests")
-        value = float(np.median(cpu))
-        interval = duel_.quantile_interval(cpu, 0.5, confidence)
-        found["cpu_ms_per_query"] = _of_time(value, interval, len(cpu), "requests")
-        return found | {"pairs_per_s": _speed(times, pairs, confidence)}
+        return dict(absolute_estimates(times, pairs, confidence))
 
     own = _own(subject)
     return _duel(own, own, budget, bounds, requests, estimates, lambda share: progress("latency", share))
-
-
-def _speed(times: Times, pairs: Float64, confidence: float) -> Estimate:
-    seconds = times.wall.reshape(2, -1, 2).sum(axis=(0, 2)) / 1e3  # of a block: four turns of one request
-    counts = pairs[np.arange(len(seconds)) % len(pairs)] * 4.0
-    numbers = np.arange(times.loads)[:, None] == times.load[::2]
-    speeds = (numbers @ counts) / (numbers @ seconds)
-    return _of_time(*duel_.ratio_and_interval(speeds, confidence), times.loads, "loads")
 
 
 def _against(
@@ -213,10 +198,7 @@ def compare(
         ratios["cpu_speedup_vs_teacher_onnx"] = 1 / ratios["cpu_ratio"]
         for name, percent in (("p50_ratio", 50), ("p95_ratio", 95)):
             ratios[name] = times.percentile_ratios(times.wall, percent)
-        return {
-            name: _of_time(*duel_.ratio_and_interval(each, confidence), times.loads, "loads")
-            for name, each in ratios.items()
-        }
+        return {name: of_loads(*duel_.ratio_and_interval(each, confidence), times) for name, each in ratios.items()}
 
     return _duel(ranker, rival, budget, bounds, requests, estimates, progress)
 
@@ -275,7 +257,3 @@ def _duel(
 def _known(found: Estimate | Missing) -> Estimate:
     assert isinstance(found, Estimate)
     return found
-
-
-def _of_time(value: float, interval: tuple[float, float], samples: int, unit: str) -> Estimate:
-    return Estimate(value, *interval, samples=samples, unit=unit, limit="raise the budget's time_limit")

@@ -38,7 +38,7 @@ def verdicts(path):
 
 
 def test_a_bundle_within_its_budget_passes(bundle, budget, tmp_path):
-    bounds = ("size_mb <= 5", "retention >= 0.2", "p95_ms <= 5000", "peak_rss_mb <= 2000", "pairs_per_s >= 1")
+    bounds = ("size_mb <= 5", "retention >= 0.2", "p50_ms <= 5000", "peak_rss_mb <= 2000", "pairs_per_s >= 1")
     done = gate(bundle, budget(*bounds), "--json", tmp_path / "g.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "pass"
