@@ -111,7 +111,7 @@ def _difference(
     if baseline is None:
         return Missing("it needs --baseline BUNDLE")
     for field, what in (("fingerprint", "data"), ("split", "split"), ("queries", "queries")):
-        if baseline[field] != content[field]:
+        if baseline.get(field) != content.get(field):
             return Missing(f"the baseline was measured on other {what}")
     theirs = _values(baseline, "student", precision)
     if theirs is None:

@@ -67,7 +67,7 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} is no folder; give the folder of a run, or of a sweep")
     if not path.is_file():
         raise UserError(f"{folder} is no run: it has no {RECORD}; give runs/<experiment>/<time>, or a sweep's folder")
-    record = _json(path)
+    record = read_object(path)
     status, overrides = record.get("status"), record.get("overrides", [])
     if status not in (FINISHED, FAILED, PRUNED, RUNNING):
         raise UserError(f"{path}: status is {status!r}, not finished, failed, pruned or running; run it again")
@@ -115,7 +115,7 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
     """
     try:
         if (sweep_folder / MEMBERS).is_file():
-            return [job(sweep_folder / path) for path in _json(sweep_folder / MEMBERS)["runs"]]
+            return [job(sweep_folder / path) for path in read_object(sweep_folder / MEMBERS)["runs"]]
         folders = [path for path in sweep_folder.iterdir() if path.name.isdecimal() and is_run(path)]
     except OSError as error:
         raise UserError(f"{sweep_folder} is no sweep: {error.strerror}; give the folder above the jobs") from error
@@ -142,7 +142,7 @@ def is_sweep(folder: Path) -> bool:
 def _with_result(run: Run) -> Run:
     """Add a finished run's result; if that cannot be used, say why."""
     try:
-        tradeoff = _json(run.folder / TRADEOFF)
+        tradeoff = read_object(run.folder / TRADEOFF)
         _check(tradeoff, run.folder / TRADEOFF)
     except UserError as error:
         return replace(run, status=DAMAGED, error=str(error).removeprefix(f"{run.folder}/"))
@@ -172,13 +172,13 @@ def _verdict(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        return str(_json(path)["verdict"])
+        return str(read_object(path)["verdict"])
     except (UserError, KeyError):
         return UNREADABLE
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file with a JSON object.
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of a run with a JSON object.
 
     Raises:
         UserError: naming the file and what is wrong with it.

@@ -22,6 +22,7 @@ from export.measure.budget import Bound, Budget
 from export.measure.duel import Request, Times
 from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
 from export.measure.recorded import Found, quality_estimates
+from export.measure.runs import RECORD, TRADEOFF, read_object
 from export.runtime.manifest import EVALUATION, Manifest
 from export.runtime.ranker import Ranker
 from export.runtime.scorer import PairScorer
@@ -91,15 +92,21 @@ def teacher_of(run: Path) -> tuple[Path, Path, int]:
     """Return a run's teacher: the folder with its tokenizer, its fp32 graph, its max_length.
 
     Raises:
-        UserError: if the run does not have it any more.
+        UserError: if the run does not have it any more, has no result, or is damaged.
     """
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    config = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))["config"]
-    folders = [run / record["stages"].get(role, "-") for role in ("teacher", "teacher graphs")]
+    record = read_object(run / RECORD)
+    if not (run / TRADEOFF).exists():
+        raise UserError(f"{run} has no {TRADEOFF}: it is {record.get('status', 'damaged')}; name a finished run")
+    result = read_object(run / TRADEOFF)
+    try:
+        folders = [run / record["stages"].get(role, "-") for role in ("teacher", "teacher graphs")]
+        max_length = int(result["config"]["teacher"]["max_length"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{run}: {RECORD} or {TRADEOFF} tells no teacher; name another run") from error
     graph = folders[1] / TEACHER_GRAPH
     if not graph.is_file():
         raise UserError(f"{run}: the teacher's graph is not there any more; give the run's command again")
-    return folders[0], graph, int(config["teacher"]["max_length"])
+    return folders[0], graph, max_length
 
 
 def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> Found:
@@ -121,7 +128,8 @@ def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> F
 def _size(subject: Subject, wanted: Mapping[str, Bound]) -> Found:
     if "size_mb" not in wanted:
         return {}
-    file = subject.bundle / Manifest.read(subject.bundle).variant(subject.variant).file
+    manifest = Manifest.read(subject.bundle)
+    file = manifest.checked(manifest.variant(subject.variant).file)
     return {"size_mb": Estimate.exact(file.stat().st_size / 1e6)}
 
 

@@ -1,0 +1,72 @@
+"""What a gate reads of bundles and runs: whatever cannot be used is told in one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from export.errors import UserError
+from export.measure import evaluation
+from export.measure.subject import teacher_of
+from tests.run_folders import write_record, write_run
+
+
+def packed(content):
+    return gzip.compress(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file or directory"),
+        (b"", "damaged"),
+        (b"{}", "damaged"),
+        (packed({"models": [1] * 999})[:-9], "damaged"),
+        (packed({"models": [1] * 999})[:30] + b"x" * 99, "damaged"),
+        (gzip.compress(b"{"), "damaged"),
+        (gzip.compress(b"\xff"), "damaged"),
+        (packed([1]), "it is no object"),
+        (packed({"queries": [], "models": [3]}), "models[0] is no object"),
+        (packed({"models": []}), "queries is missing"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_used_is_told(tmp_path, content, told):
+    path = tmp_path / "evaluation.json.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"evaluation\.json\.gz") as error:
+        evaluation.read(path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_a_result_has_no_teacher_to_name(tmp_path):
+    run = write_record(tmp_path / "run", status="failed", error="RuntimeError: no\nmemory")
+    with pytest.raises(UserError, match=r"run has no tradeoff\.json: it is failed; name a finished run"):
+        teacher_of(run)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ("{", r"run\.json: no JSON"),
+        ("[]", r"run\.json: no JSON object"),
+        ('{"stages": 3}', r"run\.json or tradeoff\.json tells no teacher"),
+        ('{"stages": {"teacher": 1}}', "tells no teacher"),
+        ("{}", "tells no teacher"),
+        ('{"stages": {}}', "the teacher's graph is not there any more"),
+    ],
+)
+def test_a_damaged_run_has_no_teacher_to_name(tmp_path, record, told):
+    run = write_run(tmp_path / "run", [0.5], config={"teacher": {"max_length": 24}})
+    (run / "run.json").write_text(record)
+    with pytest.raises(UserError, match=told):
+        teacher_of(run)
+
+
+def test_a_result_that_names_no_teacher_is_told(tmp_path):
+    run = write_run(tmp_path / "run", [0.5])
+    with pytest.raises(UserError, match="tells no teacher"):
+        teacher_of(run)
