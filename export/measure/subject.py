@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -144,10 +145,14 @@ def _memory(subject: Subject, requests: Sequence[Request], wanted: Mapping[str, 
         [sys.executable, "-c", MEMORY], input=json.dumps(spec), text=True, capture_output=True, check=False
     )
     if done.returncode:
-        return {
-            "peak_rss_mb": Missing(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
-        }
+        return {"peak_rss_mb": Missing(f"the process that measures memory {_ending(done.returncode, done.stderr)}")}
     return {"peak_rss_mb": Estimate.exact(float(done.stdout))}
+
+
+def _ending(code: int, said: str) -> str:
+    """Return how a process ended, and its last words if there are any: one that is killed says nothing."""
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return ": ".join([how, *said.strip().splitlines()[-1:]])
 
 
 def _absolute(

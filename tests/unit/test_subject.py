@@ -8,7 +8,8 @@ import json
 import pytest
 
 from export.errors import UserError
-from export.measure import evaluation
+from export.measure import evaluation, subject
+from export.measure.budget import Budget
 from export.measure.subject import teacher_of
 from tests.run_folders import write_record, write_run
 
@@ -70,3 +71,18 @@ def test_a_result_that_names_no_teacher_is_told(tmp_path):
     run = write_run(tmp_path / "run", [0.5])
     with pytest.raises(UserError, match="tells no teacher"):
         teacher_of(run)
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "the process that measures memory was ended by SIGKILL"),
+        ("raise SystemExit(7)", "the process that measures memory ended with code 7"),
+        ("import sys; sys.exit('before\\nno such bundle')", "ended with code 1: no such bundle"),
+    ],
+)
+def test_a_process_that_measures_no_memory_is_told_by_how_it_ended(monkeypatch, tmp_path, program, told):
+    monkeypatch.setattr(subject, "MEMORY", program)
+    budget = Budget.of({"require": ["peak_rss_mb <= 1"]}, "here")
+    found = subject.measure(subject.Subject(tmp_path, "fp32"), budget, [], lambda what, share: None)["peak_rss_mb"]
+    assert found.reason.endswith(told)
