@@ -24,7 +24,11 @@ Content = Mapping[str, Any]  # of evaluation.json.gz
 
 
 def quality_estimates(
-    content: Content, precision: str, names: Sequence[str], confidence: float, baseline: Content | None
+    content: Content,
+    precision: str,
+    names: Sequence[str],
+    confidence: float,
+    baseline: tuple[Content, str] | Missing | None,
 ) -> Found:
     """Return estimates of quality metrics of the student's graph of that precision.
 
@@ -33,7 +37,8 @@ def quality_estimates(
         precision: "fp32" or "int8".
         names: of the metrics that are wanted.
         confidence: of the intervals.
-        baseline: what the baseline bundle recorded, None without one.
+        baseline: what the baseline bundle recorded and the precision of the graph that it serves, or why that cannot be
+            compared with; None without one.
     """
     own = _values(content, "student", precision)
     if own is None:
@@ -41,7 +46,7 @@ def quality_estimates(
     found: Found = {}
     for name in names:
         if name == "quality_difference":
-            found[name] = _difference(content, own, precision, confidence, baseline)
+            found[name] = _difference(content, own, confidence, baseline)
         elif name in ("retention", "lift_kept"):
             found[name] = _relative(name, content, own, confidence)
         else:
@@ -106,14 +111,20 @@ def _relative(name: str, content: Content, own: Mapping[str, Float64], confidenc
 
 
 def _difference(
-    content: Content, own: Mapping[str, Float64], precision: str, confidence: float, baseline: Content | None
+    content: Content,
+    own: Mapping[str, Float64],
+    confidence: float,
+    baseline: tuple[Content, str] | Missing | None,
 ) -> Estimate | Missing:
     if baseline is None:
         return Missing("it needs --baseline BUNDLE")
+    if isinstance(baseline, Missing):
+        return baseline
+    recorded, precision = baseline
     for field, what in (("fingerprint", "data"), ("split", "split"), ("queries", "queries")):
-        if baseline.get(field) != content.get(field):
+        if recorded.get(field) != content.get(field):
             return Missing(f"the baseline was measured on other {what}")
-    theirs = _values(baseline, "student", precision)
+    theirs = _values(recorded, "student", precision)
     if theirs is None:
         return Missing(f"the baseline has no per-query values of {precision}")
     a, b = own[MAIN], theirs[MAIN]

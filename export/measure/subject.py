@@ -22,7 +22,7 @@ from export.measure.absolute import absolute_estimates, of_loads
 from export.measure.budget import Bound, Budget
 from export.measure.duel import Request, Times
 from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
-from export.measure.recorded import Found, quality_estimates
+from export.measure.recorded import Content, Found, quality_estimates
 from export.measure.runs import RECORD, TRADEOFF, read_object
 from export.runtime.manifest import EVALUATION, Manifest
 from export.runtime.ranker import Ranker
@@ -115,15 +115,30 @@ def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> F
     if not names:
         return {}
     content = evaluation.read(subject.bundle / EVALUATION)
-    baseline = evaluation.read(subject.baseline / EVALUATION) if subject.baseline else None
+    baseline = _served(subject.baseline) if subject.baseline else None
     manifest = Manifest.read(subject.bundle)
     chosen = manifest.variant(subject.variant)
     if "quality" not in chosen.measured:
-        measured = ", ".join(variant.name for variant in manifest.variants if "quality" in variant.measured)
-        missing = Missing(f"quality was not measured of {chosen.name} but of {measured}; --variant names another graph")
+        missing = Missing(
+            f"quality was not measured of {chosen.name} but of {_measured(manifest)}; --variant names another graph"
+        )
         return dict.fromkeys(names, missing)
-    precision = chosen.precision
-    return quality_estimates(content, precision, names, budget.confidence, baseline)
+    return quality_estimates(content, chosen.precision, names, budget.confidence, baseline)
+
+
+def _served(baseline: Path) -> tuple[Content, str] | Missing:
+    """Return what a baseline recorded, and the precision of the graph that it serves here, which is timed too."""
+    content, manifest = evaluation.read(baseline / EVALUATION), Manifest.read(baseline)
+    served = manifest.variant()
+    if "quality" not in served.measured:
+        return Missing(
+            f"quality was not measured of {served.name}, which the baseline serves here, but of {_measured(manifest)}"
+        )
+    return content, served.precision
+
+
+def _measured(manifest: Manifest) -> str:
+    return ", ".join(variant.name for variant in manifest.variants if "quality" in variant.measured)
 
 
 def _size(subject: Subject, wanted: Mapping[str, Bound]) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,3 +87,40 @@ def test_a_process_that_measures_no_memory_is_told_by_how_it_ended(monkeypatch, 
     budget = Budget.of({"require": ["peak_rss_mb <= 1"]}, "here")
     found = subject.measure(subject.Subject(tmp_path, "fp32"), budget, [], lambda what, share: None)["peak_rss_mb"]
     assert found.reason.endswith(told)
+
+
+class Bundle:
+    """A manifest whose first graph is the one that is served here."""
+
+    def __init__(self, *variants):
+        self.variants = [SimpleNamespace(name=name, precision=name, measured=measured) for name, measured in variants]
+
+    def variant(self, name=None):
+        return next(each for each in self.variants if name in (None, each.name))
+
+
+def against(monkeypatch, tmp_path, *baseline):
+    """Quality difference of an int8 graph to a baseline with these graphs, whose fp32 is better by .1 than its int8."""
+    measured = ["quality"]
+    bundles = {"own": Bundle(("int8", measured), ("fp32", measured)), "baseline": Bundle(*baseline)}
+    for name in bundles:
+        (tmp_path / name).mkdir()
+        models = [
+            {"model": "student", "engine": "onnxruntime", "precision": precision, "quality": {"ndcg@10": [value] * 9}}
+            for precision, value in (("fp32", 0.6), ("int8", 0.5))
+        ]
+        evaluation.rewrite(tmp_path / name / "evaluation.json.gz", {"queries": list(range(9)), "models": models})
+    monkeypatch.setattr(subject, "Manifest", SimpleNamespace(read=lambda folder: bundles[folder.name]))
+    budget = Budget.of({"require": ["quality_difference >= -0.01"]}, "here")
+    held = subject.Subject(tmp_path / "own", "int8", tmp_path / "baseline")
+    return subject.measure(held, budget, [], lambda what, share: None)["quality_difference"]
+
+
+def test_quality_is_compared_with_the_graph_that_the_baseline_serves(monkeypatch, tmp_path):
+    found = against(monkeypatch, tmp_path, ("fp32", ["quality"]), ("int8", ["quality"]))
+    assert found.value == pytest.approx(-0.1)
+
+
+def test_a_baseline_whose_served_graph_was_not_measured_is_told(monkeypatch, tmp_path):
+    found = against(monkeypatch, tmp_path, ("int8", []), ("fp32", ["quality"]))
+    assert found.reason == "quality was not measured of int8, which the baseline serves here, but of fp32"
