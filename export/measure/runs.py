@@ -111,11 +111,11 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
     of its earlier sweeps, which `write_members` named.
 
     Raises:
-        UserError: if there is no such folder, or no job in it.
+        UserError: if there is no such folder, no job in it, or if what `write_members` wrote is damaged.
     """
     try:
         if (sweep_folder / MEMBERS).is_file():
-            return [job(sweep_folder / path) for path in read_object(sweep_folder / MEMBERS)["runs"]]
+            return [job(sweep_folder / path) for path in _members(sweep_folder / MEMBERS)]
         folders = [path for path in sweep_folder.iterdir() if path.name.isdecimal() and is_run(path)]
     except OSError as error:
         raise UserError(f"{sweep_folder} is no sweep: {error.strerror}; give the folder above the jobs") from error
@@ -124,6 +124,14 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
             f"{sweep_folder} is no sweep: no numbered folder in it has a {RECORD}; give runs/sweeps/<experiment>/<time>"
         )
     return [job(folder) for folder in sorted(folders, key=lambda path: (int(path.name), path.name))]
+
+
+def _members(path: Path) -> list[str]:
+    """Return what `write_members` wrote."""
+    paths = read_object(path).get("runs")
+    if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
+        raise UserError(f"{path}: runs is no list of folders; delete it to have the numbered jobs beside it")
+    return paths
 
 
 def write_members(sweep_folder: Path, runs: Sequence[Path]) -> None:
@@ -165,6 +173,9 @@ def _check(tradeoff: Mapping[str, Any], path: Path) -> None:
             value = tradeoff.get(name)
             if value is not None and not isinstance(value, (int, float) if kind is float else kind):
                 raise UserError(f"{path}: {name} is no {NAMES[kind]}; run it again")
+    confidence = tradeoff.get("confidence")
+    if confidence is not None and not 0 < confidence < 1:
+        raise UserError(f"{path}: confidence is {confidence}, not between 0 and 1; run it again")
 
 
 def _verdict(path: Path) -> str | None:
