@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,21 +87,22 @@ def gate(
     from export import gating
     from export.measure import verdict as verdict_
 
+    _check_targets({"--json": json_file, "--junit": junit, "--markdown": markdown})
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("measure", total=1.0)
         verdict, about = gating.gate(
             subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
             progress=lambda what, share: bar.update(task, description=what, completed=share),
         )  # fmt: skip
+    for line in verdict.lines:
+        typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
+    typer.echo(verdict.verdict)
     title = about["bundle"]
     for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
         if path is not None:
             _write(path, text)
     if markdown is not None:
         _append(markdown, verdict_.as_markdown(verdict, title))
-    for line in verdict.lines:
-        typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
-    typer.echo(verdict.verdict)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -126,9 +128,25 @@ def compare(
 
     from export import comparing
 
+    _check_targets({"--csv": csv_file, "--html": html, "--json": json_file})
     comparison = comparing.compare(runs, reference)
-    comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
     comparing.show(comparison, Console())
+    comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
+
+
+def _check_targets(files: Mapping[str, Path | None]) -> None:
+    """Refuse files that cannot be written, before time is spent on what would be written into them."""
+    for option, path in files.items():
+        if path is None:
+            continue
+        try:
+            folder, beside = path.is_dir(), path.parent.is_dir()
+        except OSError as error:
+            raise UserError(f"{option} {path} cannot be written: {error.strerror}") from error
+        if folder:
+            raise UserError(f"{option} {path} cannot be written: it is a folder; name a file")
+        if not beside:
+            raise UserError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first")
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.errors import UserError
 from export.measure import evaluation
 from export.measure.quality import difference_interval
 from export.measure.recorded import MAIN, RESAMPLES, SEED
@@ -47,6 +48,8 @@ def per_query(run: Run, name: str) -> PerQuery | str:
     row = headline(run.tradeoff or {"rows": []})
     if row is None:
         return f"{name} has no student"
+    if not (run.folder / EVALUATION).exists():
+        return f"{name} has no {EVALUATION}"
     try:
         content = evaluation.read(run.folder / EVALUATION)
         form = ("student", row.get("engine"), row.get("precision"))
@@ -54,9 +57,7 @@ def per_query(run: Run, name: str) -> PerQuery | str:
         values = np.array(models[-1]["quality"][MAIN], dtype=np.float64)
         queries = tuple(map(str, content["queries"]))
         fingerprint, split = content.get("fingerprint"), content.get("split")
-    except FileNotFoundError:
-        return f"{name} has no {EVALUATION}"
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError):
+    except (UserError, ValueError, LookupError, TypeError):
         return f"{name}: {EVALUATION} is damaged"
     if not (isinstance(fingerprint, str) and isinstance(split, str)):
         return f"{name}: {EVALUATION} does not say what data it is of"

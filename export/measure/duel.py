@@ -149,22 +149,27 @@ def _outside(count: int, error: float) -> int:
     return int(np.searchsorted(np.cumsum(chances), error, side="right"))
 
 
-def quantile_interval(values: Float64, share: float, confidence: float) -> tuple[float, float]:
+def quantile_interval(
+    values: Float64, share: float, confidence: float, independent: int | None = None
+) -> tuple[float, float]:
     """Return the interval of a quantile by order statistics (Conover 1999, section 3.2), whatever the distribution.
 
     Args:
         values: float64 [samples].
         share: which quantile, .5 for the median.
         confidence: share covered at least.
+        independent: in how many groups, independent of each other, the values lie: the ends are then the values at the
+            ranks, scaled, that they would have if each group were one value; None if each value is independent.
 
     Returns:
         Lower and upper end; infinite where there are too few values.
     """
-    ordered, count, error = np.sort(values), len(values), (1 - confidence) / 2
+    ordered, count, error = np.sort(values), independent or len(values), (1 - confidence) / 2
     low, high = _below(count, share, error), _below(count, 1 - share, error)
+    below, above = (-(-rank * len(values) // count) for rank in (low, high))
     return (
-        float(ordered[low - 1]) if low else -math.inf,
-        float(ordered[count - high]) if high else math.inf,
+        float(ordered[below - 1]) if low else -math.inf,
+        float(ordered[len(values) - above]) if high else math.inf,
     )
 
 

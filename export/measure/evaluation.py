@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.errors import UserError
 from export.files import write_atomic
 from export.measure.quality import agreement, ranking_metrics
 from export.measure.tradeoff import Candidate, finite
+from export.runtime.shape import broken
 
 DIGITS = 6
+TEXT = (str, type(None))
+SHAPE = {  # what is relied on; the lists' numbers are not looked at one by one
+    "queries": list,
+    "models": [{"model": str, "engine": TEXT, "precision": TEXT, "quality": {"*": list}}],
+}
 
 
 def write(
@@ -63,5 +71,17 @@ def rewrite(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what `write` stored; a metric that a query does not have is None."""
-    return dict(json.loads(gzip.decompress(path.read_bytes())))
+    """Return what `write` stored; a metric that a query does not have is None.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another shape.
+    """
+    try:
+        content = json.loads(gzip.decompress(path.read_bytes()))
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); measure anew") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    if problem := next(broken(content, SHAPE, ""), None):
+        raise UserError(f"{path} is damaged ({problem}); measure anew")
+    return dict(content)

@@ -24,7 +24,11 @@ Content = Mapping[str, Any]  # of evaluation.json.gz
 
 
 def quality_estimates(
-    content: Content, precision: str, names: Sequence[str], confidence: float, baseline: Content | None
+    content: Content,
+    precision: str,
+    names: Sequence[str],
+    confidence: float,
+    baseline: tuple[Content, str] | Missing | None,
 ) -> Found:
     """Return estimates of quality metrics of the student's graph of that precision.
 
@@ -33,7 +37,8 @@ def quality_estimates(
         precision: "fp32" or "int8".
         names: of the metrics that are wanted.
         confidence: of the intervals.
-        baseline: what the baseline bundle recorded, None without one.
+        baseline: what the baseline bundle recorded and the precision of the graph that it serves, or why that cannot be
+            compared with; None without one.
     """
     own = _values(content, "student", precision)
     if own is None:
@@ -41,7 +46,7 @@ def quality_estimates(
     found: Found = {}
     for name in names:
         if name == "quality_difference":
-            found[name] = _difference(content, own, precision, confidence, baseline)
+            found[name] = _difference(content, own, confidence, baseline)
         elif name in ("retention", "lift_kept"):
             found[name] = _relative(name, content, own, confidence)
         else:
@@ -91,24 +96,35 @@ def _relative(name: str, content: Content, own: Mapping[str, Float64], confidenc
         return Missing("the bundle has no per-query values of the teacher")
     above, all_ = own[MAIN], teacher[MAIN]
     if name == "lift_kept":
-        simple = [_values(content, row["model"], row["precision"]) for row in content["models"] if not row["engine"]]
+        simple = {row["model"]: _row_values(row)[MAIN] for row in content["models"] if not row["engine"]}
         if not simple:
             return Missing("no simple baseline was measured (popularity, BM25)")
-        best = max((values[MAIN] for values in simple if values is not None), key=np.nanmean)
-        above, all_ = above - best, all_ - best
+        best = max(simple, key=lambda model: float(np.nanmean(simple[model])))
+        above, all_ = above - simple[best], all_ - simple[best]
+        low, high = mean_interval(all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+        if not low > 0:  # of a lead that may be none, or behind, a share says nothing
+            lead = f"{MAIN} {np.nanmean(all_):+.3f} [{low:+.3f}, {high:+.3f}]"
+            hint = f"train a better teacher, take more test queries, or bound {MAIN} instead"
+            return Missing(f"the teacher has no sure lead over {best} ({lead}); {hint}")
     interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
     return _of_queries(float(np.nanmean(above) / np.nanmean(all_)), interval, above)
 
 
 def _difference(
-    content: Content, own: Mapping[str, Float64], precision: str, confidence: float, baseline: Content | None
+    content: Content,
+    own: Mapping[str, Float64],
+    confidence: float,
+    baseline: tuple[Content, str] | Missing | None,
 ) -> Estimate | Missing:
     if baseline is None:
         return Missing("it needs --baseline BUNDLE")
+    if isinstance(baseline, Missing):
+        return baseline
+    recorded, precision = baseline
     for field, what in (("fingerprint", "data"), ("split", "split"), ("queries", "queries")):
-        if baseline[field] != content[field]:
+        if recorded.get(field) != content.get(field):
             return Missing(f"the baseline was measured on other {what}")
-    theirs = _values(baseline, "student", precision)
+    theirs = _values(recorded, "student", precision)
     if theirs is None:
         return Missing(f"the baseline has no per-query values of {precision}")
     a, b = own[MAIN], theirs[MAIN]
@@ -125,8 +141,10 @@ def _model(content: Content, model: str, precision: str | None, engine: str | No
 
 def _values(content: Content, model: str, precision: str | None) -> dict[str, Float64] | None:
     row = _model(content, model, precision)
-    if row is None:
-        return None
+    return None if row is None else _row_values(row)
+
+
+def _row_values(row: Content) -> dict[str, Float64]:
     return {name: np.array(values, dtype=np.float64) for name, values in row["quality"].items()}
 
 

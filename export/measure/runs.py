@@ -67,7 +67,7 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} is no folder; give the folder of a run, or of a sweep")
     if not path.is_file():
         raise UserError(f"{folder} is no run: it has no {RECORD}; give runs/<experiment>/<time>, or a sweep's folder")
-    record = _json(path)
+    record = read_object(path)
     status, overrides = record.get("status"), record.get("overrides", [])
     if status not in (FINISHED, FAILED, PRUNED, RUNNING):
         raise UserError(f"{path}: status is {status!r}, not finished, failed, pruned or running; run it again")
@@ -111,11 +111,11 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
     of its earlier sweeps, which `write_members` named.
 
     Raises:
-        UserError: if there is no such folder, or no job in it.
+        UserError: if there is no such folder, no job in it, or if what `write_members` wrote is damaged.
     """
     try:
         if (sweep_folder / MEMBERS).is_file():
-            return [job(sweep_folder / path) for path in _json(sweep_folder / MEMBERS)["runs"]]
+            return [job(sweep_folder / path) for path in _members(sweep_folder / MEMBERS)]
         folders = [path for path in sweep_folder.iterdir() if path.name.isdecimal() and is_run(path)]
     except OSError as error:
         raise UserError(f"{sweep_folder} is no sweep: {error.strerror}; give the folder above the jobs") from error
@@ -124,6 +124,14 @@ def jobs_of(sweep_folder: Path) -> list[Run]:
             f"{sweep_folder} is no sweep: no numbered folder in it has a {RECORD}; give runs/sweeps/<experiment>/<time>"
         )
     return [job(folder) for folder in sorted(folders, key=lambda path: (int(path.name), path.name))]
+
+
+def _members(path: Path) -> list[str]:
+    """Return what `write_members` wrote."""
+    paths = read_object(path).get("runs")
+    if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
+        raise UserError(f"{path}: runs is no list of folders; delete it to have the numbered jobs beside it")
+    return paths
 
 
 def write_members(sweep_folder: Path, runs: Sequence[Path]) -> None:
@@ -142,7 +150,7 @@ def is_sweep(folder: Path) -> bool:
 def _with_result(run: Run) -> Run:
     """Add a finished run's result; if that cannot be used, say why."""
     try:
-        tradeoff = _json(run.folder / TRADEOFF)
+        tradeoff = read_object(run.folder / TRADEOFF)
         _check(tradeoff, run.folder / TRADEOFF)
     except UserError as error:
         return replace(run, status=DAMAGED, error=str(error).removeprefix(f"{run.folder}/"))
@@ -165,6 +173,9 @@ def _check(tradeoff: Mapping[str, Any], path: Path) -> None:
             value = tradeoff.get(name)
             if value is not None and not isinstance(value, (int, float) if kind is float else kind):
                 raise UserError(f"{path}: {name} is no {NAMES[kind]}; run it again")
+    confidence = tradeoff.get("confidence")
+    if confidence is not None and not 0 < confidence < 1:
+        raise UserError(f"{path}: confidence is {confidence}, not between 0 and 1; run it again")
 
 
 def _verdict(path: Path) -> str | None:
@@ -172,13 +183,13 @@ def _verdict(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        return str(_json(path)["verdict"])
+        return str(read_object(path)["verdict"])
     except (UserError, KeyError):
         return UNREADABLE
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file with a JSON object.
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of a run with a JSON object.
 
     Raises:
         UserError: naming the file and what is wrong with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,12 @@ from export.errors import UserError
 from export.graph import FP32 as TEACHER_GRAPH
 from export.measure import duel as duel_
 from export.measure import evaluation
+from export.measure.absolute import absolute_estimates, of_loads
 from export.measure.budget import Bound, Budget
-from export.measure.duel import Float64, Request, Times
+from export.measure.duel import Request, Times
 from export.measure.gate import INCONCLUSIVE, Estimate, Missing, decide
-from export.measure.recorded import PERCENTILES, Found, quality_estimates
+from export.measure.recorded import Content, Found, quality_estimates
+from export.measure.runs import RECORD, TRADEOFF, read_object
 from export.runtime.manifest import EVALUATION, Manifest
 from export.runtime.ranker import Ranker
 from export.runtime.scorer import PairScorer
@@ -90,15 +93,21 @@ def teacher_of(run: Path) -> tuple[Path, Path, int]:
     """Return a run's teacher: the folder with its tokenizer, its fp32 graph, its max_length.
 
     Raises:
-        UserError: if the run does not have it any more.
+        UserError: if the run does not have it any more, has no result, or is damaged.
     """
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    config = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))["config"]
-    folders = [run / record["stages"].get(role, "-") for role in ("teacher", "teacher graphs")]
+    record = read_object(run / RECORD)
+    if not (run / TRADEOFF).exists():
+        raise UserError(f"{run} has no {TRADEOFF}: it is {record.get('status', 'damaged')}; name a finished run")
+    result = read_object(run / TRADEOFF)
+    try:
+        folders = [run / record["stages"].get(role, "-") for role in ("teacher", "teacher graphs")]
+        max_length = int(result["config"]["teacher"]["max_length"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{run}: {RECORD} or {TRADEOFF} tells no teacher; name another run") from error
     graph = folders[1] / TEACHER_GRAPH
     if not graph.is_file():
         raise UserError(f"{run}: the teacher's graph is not there any more; give the run's command again")
-    return folders[0], graph, int(config["teacher"]["max_length"])
+    return folders[0], graph, max_length
 
 
 def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> Found:
@@ -106,21 +115,37 @@ def _quality(subject: Subject, budget: Budget, wanted: Mapping[str, Bound]) -> F
     if not names:
         return {}
     content = evaluation.read(subject.bundle / EVALUATION)
-    baseline = evaluation.read(subject.baseline / EVALUATION) if subject.baseline else None
+    baseline = _served(subject.baseline) if subject.baseline else None
     manifest = Manifest.read(subject.bundle)
     chosen = manifest.variant(subject.variant)
     if "quality" not in chosen.measured:
-        measured = ", ".join(variant.name for variant in manifest.variants if "quality" in variant.measured)
-        missing = Missing(f"quality was not measured of {chosen.name} but of {measured}; --variant names another graph")
+        missing = Missing(
+            f"quality was not measured of {chosen.name} but of {_measured(manifest)}; --variant names another graph"
+        )
         return dict.fromkeys(names, missing)
-    precision = chosen.precision
-    return quality_estimates(content, precision, names, budget.confidence, baseline)
+    return quality_estimates(content, chosen.precision, names, budget.confidence, baseline)
+
+
+def _served(baseline: Path) -> tuple[Content, str] | Missing:
+    """Return what a baseline recorded, and the precision of the graph that it serves here, which is timed too."""
+    content, manifest = evaluation.read(baseline / EVALUATION), Manifest.read(baseline)
+    served = manifest.variant()
+    if "quality" not in served.measured:
+        return Missing(
+            f"quality was not measured of {served.name}, which the baseline serves here, but of {_measured(manifest)}"
+        )
+    return content, served.precision
+
+
+def _measured(manifest: Manifest) -> str:
+    return ", ".join(variant.name for variant in manifest.variants if "quality" in variant.measured)
 
 
 def _size(subject: Subject, wanted: Mapping[str, Bound]) -> Found:
     if "size_mb" not in wanted:
         return {}
-    file = subject.bundle / Manifest.read(subject.bundle).variant(subject.variant).file
+    manifest = Manifest.read(subject.bundle)
+    file = manifest.checked(manifest.variant(subject.variant).file)
     return {"size_mb": Estimate.exact(file.stat().st_size / 1e6)}
 
 
@@ -135,10 +160,14 @@ def _memory(subject: Subject, requests: Sequence[Request], wanted: Mapping[str, 
         [sys.executable, "-c", MEMORY], input=json.dumps(spec), text=True, capture_output=True, check=False
     )
     if done.returncode:
-        return {
-            "peak_rss_mb": Missing(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
-        }
+        return {"peak_rss_mb": Missing(f"the process that measures memory {_ending(done.returncode, done.stderr)}")}
     return {"peak_rss_mb": Estimate.exact(float(done.stdout))}
+
+
+def _ending(code: int, said: str) -> str:
+    """Return how a process ended, and its last words if there are any: one that is killed says nothing."""
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return ": ".join([how, *said.strip().splitlines()[-1:]])
 
 
 def _absolute(
@@ -148,26 +177,10 @@ def _absolute(
     pairs = np.array([len(items) for _, items in requests])
 
     def estimates(times: Times, confidence: float) -> Found:
-        wall, cpu = times.wall.ravel(), times.cpu.ravel()
-        found: Found = {}
-        for name, share in PERCENTILES.items():
-            value = float(np.quantile(wall, share))
-            found[name] = _of_time(value, duel_.quantile_interval(wall, share, confidence), len(wall), "requests")
-        value = float(np.median(cpu))
-        interval = duel_.quantile_interval(cpu, 0.5, confidence)
-        found["cpu_ms_per_query"] = _of_time(value, interval, len(cpu), "requests")
-        return found | {"pairs_per_s": _speed(times, pairs, confidence)}
+        return dict(absolute_estimates(times, pairs, confidence))
 
     own = _own(subject)
     return _duel(own, own, budget, bounds, requests, estimates, lambda share: progress("latency", share))
-
-
-def _speed(times: Times, pairs: Float64, confidence: float) -> Estimate:
-    seconds = times.wall.reshape(2, -1, 2).sum(axis=(0, 2)) / 1e3  # of a block: four turns of one request
-    counts = pairs[np.arange(len(seconds)) % len(pairs)] * 4.0
-    numbers = np.arange(times.loads)[:, None] == times.load[::2]
-    speeds = (numbers @ counts) / (numbers @ seconds)
-    return _of_time(*duel_.ratio_and_interval(speeds, confidence), times.loads, "loads")
 
 
 def _against(
@@ -213,10 +226,7 @@ def compare(
         ratios["cpu_speedup_vs_teacher_onnx"] = 1 / ratios["cpu_ratio"]
         for name, percent in (("p50_ratio", 50), ("p95_ratio", 95)):
             ratios[name] = times.percentile_ratios(times.wall, percent)
-        return {
-            name: _of_time(*duel_.ratio_and_interval(each, confidence), times.loads, "loads")
-            for name, each in ratios.items()
-        }
+        return {name: of_loads(*duel_.ratio_and_interval(each, confidence), times) for name, each in ratios.items()}
 
     return _duel(ranker, rival, budget, bounds, requests, estimates, progress)
 
@@ -275,7 +285,3 @@ def _duel(
 def _known(found: Estimate | Missing) -> Estimate:
     assert isinstance(found, Estimate)
     return found
-
-
-def _of_time(value: float, interval: tuple[float, float], samples: int, unit: str) -> Estimate:
-    return Estimate(value, *interval, samples=samples, unit=unit, limit="raise the budget's time_limit")

@@ -95,7 +95,8 @@ def quality_verdict(seed: int) -> dict[str, Any]:
             {"model": "student", "engine": "onnxruntime", "precision": "int8", "quality": {"ndcg@10": values.tolist()}}
         ]} for values in (bad, good)
     ]  # fmt: skip
-    found = quality_estimates(contents[0], "int8", ["quality_difference"], QUALITY.confidence, contents[1])
+    baseline = (contents[1], "int8")
+    found = quality_estimates(contents[0], "int8", ["quality_difference"], QUALITY.confidence, baseline)
     line = judge(QUALITY, found, "student").lines[0]
     return {"verdict": line.verdict, "measured": line.measured, "low": line.low, "high": line.high}
 

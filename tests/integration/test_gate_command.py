@@ -38,7 +38,7 @@ def verdicts(path):
 
 
 def test_a_bundle_within_its_budget_passes(bundle, budget, tmp_path):
-    bounds = ("size_mb <= 5", "retention >= 0.2", "p95_ms <= 5000", "peak_rss_mb <= 2000", "pairs_per_s >= 1")
+    bounds = ("size_mb <= 5", "retention >= 0.2", "p50_ms <= 5000", "peak_rss_mb <= 2000", "pairs_per_s >= 1")
     done = gate(bundle, budget(*bounds), "--json", tmp_path / "g.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "pass"
@@ -113,15 +113,56 @@ def test_what_cannot_be_decided_is_inconclusive(bundle, budget):
         (("BUNDLE", "BUDGET", "--baseline", "nowhere"), "nowhere is neither a bundle nor a run"),
         (("BUNDLE", "BUDGET", "--teacher", "nowhere"), "nowhere is no run"),
         (("BUNDLE", "BUDGET", "--variant", "int4"), "has no variant int4"),
-        (("BUNDLE", "BUDGET", "--json", "/nonexistent/g.json"), "/nonexistent/g.json"),
+        (
+            ("BUNDLE", "BUDGET", "--json", "/nonexistent/g.json"),
+            "--json /nonexistent/g.json cannot be written: there is no folder",
+        ),
+        (("BUNDLE", "BUDGET", "--junit", "/tmp"), "--junit /tmp cannot be written: it is a folder"),
+        (("BUNDLE", "BUDGET", "--markdown", "/nonexistent/g.md"), "g.md cannot be written: there is no folder"),
     ],
 )
 def test_input_that_cannot_be_used_ends_with_2_and_one_line(bundle, budget, arguments, message):
     given = {"BUNDLE": bundle, "BUDGET": budget("size_mb <= 5")}
     done = gate(*[given.get(each, each) for each in arguments])
     assert done.returncode == 2
+    told_in_one_line(done, message)
+    assert not done.stdout
+
+
+def told_in_one_line(done, message):
+    assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_baseline", [False, True])
+@pytest.mark.parametrize("content", [None, b"no gzip", "half"])
+def test_a_missing_or_damaged_evaluation_ends_with_2_and_one_line(bundle, budget, tmp_path, content, as_baseline):
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    path = damaged / "evaluation.json.gz"
+    half = path.read_bytes()[:-99]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(half if content == "half" else content)
+    subject, *more = (bundle, "--baseline", damaged) if as_baseline else (damaged,)
+    done = gate(subject, budget("quality_difference >= -0.5"), *more)
+    told_in_one_line(done, f"{path}: No such file" if content is None else f"{path} is damaged")
+
+
+def test_a_missing_graph_ends_with_2_and_one_line(bundle, budget, tmp_path):
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    shutil.rmtree(damaged / "onnx")
+    told_in_one_line(gate(damaged, budget("size_mb <= 5")), "No such file or directory; run: ranker verify")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [('{"status": "failed", "error": "no memory"}', "has no tradeoff.json: it is failed"), ("{", "run.json: no JSON")],
+)
+def test_a_teacher_of_a_run_without_a_result_ends_with_2_and_one_line(bundle, budget, tmp_path, record, message):
+    (tmp_path / "run.json").write_text(record)
+    done = gate(bundle, budget("cpu_speedup_vs_teacher_onnx >= 0.01"), "--teacher", tmp_path)
+    told_in_one_line(done, message)
 
 
 def test_every_mistake_of_a_budget_is_told(bundle, budget):

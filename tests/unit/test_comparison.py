@@ -64,6 +64,9 @@ def test_a_run_without_a_result_says_why(tmp_path, fields, status, error):
         (b'{"format": 1, "rows": [3]}', "no list of models"),
         (b'{"format": 1, "rows": [], "host": []}', "host is no object"),
         (b'{"format": 1, "rows": [], "queries": "x"}', "queries is no number"), (b"[" * 100_000, "no JSON"),
+        (b'{"format": 1, "rows": [], "confidence": 1.5}', "confidence is 1.5, not between 0 and 1"),
+        (b'{"format": 1, "rows": [], "confidence": 0}', "confidence is 0, not between 0 and 1"),
+        (b'{"format": 1, "rows": [], "confidence": NaN}', "confidence is nan, not between 0 and 1"),
     ],
 )  # fmt: skip
 def test_a_damaged_result_is_told(tmp_path, content, told):
@@ -103,6 +106,14 @@ def test_jobs_come_in_the_order_of_their_numbers(tmp_path):
     assert [run.name for run in runs] == ["0", "2", "10"]
     assert (runs[1].status, runs[1].error[:17]) == ("damaged", "run.json: no JSON")
     assert job(tmp_path / "2") == runs[1]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"runs": null}', '{"runs": "0"}', '{"runs": [0]}'])
+def test_a_sweep_that_names_no_runs_is_refused(tmp_path, content):
+    write_run(tmp_path / "0", EASY)
+    (tmp_path / "runs.json").write_text(content)
+    with pytest.raises(UserError, match=r"runs\.json: runs is no list of folders"):
+        jobs_of(tmp_path)
 
 
 def test_a_sweep_is_about_the_runs_that_it_names_wherever_they_lie(tmp_path):

@@ -1,11 +1,12 @@
-"""Latency that a run recorded: a query's further samples are no further queries."""
+"""What a run recorded: a query's further samples are no further queries, a share is one of a lead that there is."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from export.measure.recorded import latency_estimates
+from export.measure.gate import Estimate, Missing
+from export.measure.recorded import latency_estimates, quality_estimates
 
 SAMPLES = 4
 
@@ -34,3 +35,40 @@ def test_a_tail_of_few_queries_has_no_upper_end():
     found = latency_estimates(recorded(timed(np.random.default_rng(0), 30)), "int8", 0.95)
     assert found["p95_ms"].high == np.inf
     assert np.isfinite(found["p50_ms"].high)
+
+
+def judged(student, teacher, simple, confidence=0.95):
+    """Lift kept of a student, where popularity's values are 0.1 below BM25's."""
+    kinds = {
+        ("popularity", None, None): simple - 0.1, ("bm25", None, None): simple,
+        ("teacher", "onnxruntime", "fp32"): teacher, ("student", "onnxruntime", "int8"): student,
+    }  # fmt: skip
+    rows = [
+        {"model": model, "engine": engine, "precision": precision, "quality": {"ndcg@10": values.tolist()}}
+        for (model, engine, precision), values in kinds.items()
+    ]
+    return quality_estimates({"models": rows}, "int8", ["lift_kept"], confidence, None)["lift_kept"]
+
+
+def values(mean, seed=0):
+    return mean + np.random.default_rng(seed).normal(0, 0.1, 200)
+
+
+def test_lift_is_the_share_of_the_teachers_lead_over_the_best_simple_baseline():
+    found = judged(values(0.45), values(0.5), values(0.3))
+    assert isinstance(found, Estimate)
+    assert found.value == pytest.approx(0.75)
+    assert found.low <= 0.75 <= found.high
+
+
+def test_a_student_keeps_no_share_of_a_lead_that_the_teacher_does_not_have():
+    found = judged(values(0.1), values(0.2), values(0.3))  # a ratio of leads would be 2
+    assert isinstance(found, Missing)
+    assert "the teacher has no sure lead over bm25 (ndcg@10 -0.100 [-0.100, -0.100])" in found.reason
+    assert "bound ndcg@10 instead" in found.reason
+
+
+def test_a_lead_is_sure_at_the_confidence_that_is_asked_for():
+    teacher, simple = values(0.325, seed=1), values(0.3)
+    assert isinstance(judged(teacher, teacher, simple, 0.8), Estimate)
+    assert isinstance(judged(teacher, teacher, simple, 0.999), Missing)
