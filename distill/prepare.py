@@ -113,7 +113,7 @@ def _beir(data: BeirData) -> Source:
             seed=data.seed,
         )
 
-    options = _options(data) | {"name": name, "filled": "by query"}  # where BM25 fills in
+    options = _options(data) | {"name": name, "filled": "relevant alone"}  # the splits that BM25 fills
     return Source(options, files, ("numpy", "bm25s"), write)
 
 

@@ -41,8 +41,7 @@ def prepare(
         out: an empty folder.
         name: of the data set in reports.
         relevant: least grade that is relevant in MRR and MAP.
-        candidates: length of a list where a query's judged items are all relevant; BM25 over the corpus fills it, as
-            grade 0.
+        candidates: length of a list where a split judges relevant items only; BM25 over the corpus fills it, as grade 0.
         dev_fraction: share of train's queries that become dev where there is no qrels/dev.tsv.
         seed: of that share, and of the order of candidates.
 
@@ -57,20 +56,22 @@ def prepare(
         _check_known(folder, judged, corpus, queries)
         items = writer.finish_items()
         bare = {
-            query for split in SPLITS for query, grades in judged[split].items() if min(grades.values()) >= relevant
+            split
+            for split in SPLITS
+            if judged[split] and min(min(grades.values()) for grades in judged[split].values()) >= relevant
         }
         fill = _Fill(items, candidates) if bare else None
         for split in SPLITS:
             for query, grades in judged[split].items():
                 row, text = queries[query]
                 known = {corpus.rows[item]: grade for item, grade in grades.items()}
-                full = fill(text, known) if fill is not None and query in bare else known
+                full = fill(text, known) if fill is not None and split in bare else known
                 rows = np.random.default_rng([seed, zlib.crc32(query.encode())]).permutation(list(full)).tolist()
                 writer.add_candidates(split, row, rows, [full[item] for item in rows])
 
 
 class _Fill:
-    """Fills judged items, all relevant, up with BM25's best, as grade 0."""
+    """Fills relevant items up with BM25's best, as grade 0."""
 
     def __init__(self, items: TextTable, candidates: int) -> None:
         self._index = BM25(items.batches(8192))

@@ -111,10 +111,9 @@ def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("relevant", "filled"), [(1, True), (2, False)])
-def test_a_query_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path, relevant, filled):
-    (folder / "qrels/test.tsv").write_text("q3\ti1\t1\nq3\ti2\t2\nq7\ti1\t2\nq7\ti2\t0\n")
+def test_a_split_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path, relevant, filled):
+    (folder / "qrels/test.tsv").write_text("q3\ti1\t1\nq3\ti2\t2\n")
     found = lists(prepare(folder, tmp_path / "out", relevant=relevant), "test")
-    assert found["q7"] == {"i1": 2, "i2": 0}
     assert {item: grade for item, grade in found["q3"].items() if grade} == {"i1": 1, "i2": 2}
     assert len(found["q3"]) == (10 if filled else 2)
 
