@@ -41,7 +41,7 @@ def prepare(
         out: an empty folder.
         name: of the data set in reports.
         relevant: least grade that is relevant in MRR and MAP.
-        candidates: length of a list where a split judges relevant items only; BM25 over the corpus fills it, as grade 0.
+        candidates: length of a list where a split judges relevant items only; BM25 fills it from the corpus, grade 0.
         dev_fraction: share of train's queries that become dev where there is no qrels/dev.tsv.
         seed: of that share, and of the order of candidates.
 
