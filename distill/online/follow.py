@@ -88,9 +88,9 @@ class Cue:
             return None
         from distill.online.drift import shown_scores
 
-        fresh = feedback.take(_rows(self._followed, len(feedback)))
+        fresh = feedback.take(_placed(feedback, self._followed))
         self._followed = len(feedback)
-        if not len(fresh) or (fresh.position == 0).any():
+        if not len(fresh):
             return None
         found = self._drift.add(fresh, shown_scores(fresh))
         if not found:
@@ -198,7 +198,9 @@ def _until_stopped() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _rows(start: int, stop: int) -> Any:
+def _placed(feedback: Feedback, start: int) -> Any:
+    """Return the lists from `start` on whose items all have a position, int64 [such lists]."""
     import numpy as np
 
-    return np.arange(start, stop, dtype=np.int64)
+    first = np.minimum.reduceat(feedback.position, feedback.split.offsets[:-1])
+    return start + np.flatnonzero(first[start:] > 0)

@@ -148,6 +148,17 @@ def test_drift_is_a_reason(tmp_path):
     assert before > after + 0.1
 
 
+def test_events_without_a_position_alone_are_left_out_of_drift(tmp_path):
+    pytest.importorskip("river")
+    options = config(tmp_path, count=10_000, every_s=None, drift=True)
+    options.drift = DriftSignal(grace=30)
+    worse = feedback(tmp_path, 400, position=lambda number: number < 200)
+    worse.position[worse.split.offsets[[0, 150, 399]]] = 0
+    why = Cue(options, lambda: 0.0).look(worse)
+    assert why is not None
+    assert why.startswith("drift: ")
+
+
 def test_without_positions_drift_is_not_told(tmp_path):
     pytest.importorskip("river")
     events = [event | {"items": [{**item, "position": None} for item in event["items"]]} for event in make_events(60)]
