@@ -69,13 +69,16 @@ def caveats(runs: Sequence[Run], options: Sequence[str], data: Sequence[Any], ho
     if len(hosts) > 1:
         told = "; ".join(dict.fromkeys(map(told_host, hosts)))
         found.append(
-            f"Measured on {len(hosts)} different hosts ({told}): times do not compare between them; the CPU speed-up "
-            "over each run's own teacher does."
+            f"Measured on {len(hosts)} different hosts ({told}): times do not compare between them, no front with CPU "
+            "time is marked among them; the CPU speed-up over each run's own teacher compares."
         )
     if _distinct(str((table.get("stages") or {}).get("teacher")) for table in tables) > 1:
         found.append("The runs have different teachers: retention and speed-up are over each run's own.")
     if not timed_alike(runs):
-        found.append("Timed with different threads or queries: times do not compare, the CPU speed-up does roughly.")
+        found.append(
+            "Timed with different threads or queries: times do not compare, no front with CPU time is marked "
+            "among them; the CPU speed-up compares roughly."
+        )
     if _distinct(table.get("confidence") for table in tables) > 1:
         found.append("The runs' intervals do not all cover the same share (measure.confidence).")
     if unnamed := unnamed_differences(runs, [*options, *(name for run in runs for name in overrides_of(run))]):

@@ -25,10 +25,11 @@ FIELDS = (
     "cpu_ms_per_query", "speedup", "size_mb", "params", "peak_rss_mb",
 )  # fmt: skip
 WITH_INTERVAL = (MAIN, "retention", "mrr@10", "map", "pair_accuracy", "speedup")
+TIME = "cpu_ms_per_query"
 COSTS = {  # what less of is better, by the front it makes with nDCG@10
-    "latency": ("cpu_ms_per_query",),
+    "latency": (TIME,),
     "size": ("size_mb",),
-    "all": ("cpu_ms_per_query", "size_mb"),
+    "all": (TIME, "size_mb"),
 }
 
 Comparison = dict[str, Any]
@@ -47,7 +48,8 @@ def compare(runs: Sequence[Run], beside: Path, reference: int | None = None) -> 
         What a JSON file can hold:
         - rows: for each run job, status, error, overrides, settings (of what varies), the fields of `FIELDS` with
           their intervals (<field>_ci), the teacher's nDCG@10, verdict, seconds, host, data, report, and fronts: on
-          which of `COSTS` it is, among the runs that were measured on the same data.
+          which of `COSTS` it is, among the runs that were measured on the same data; none with CPU time where their
+          times do not compare.
         - varied: names of what varies. reference: a job; best: the one of highest nDCG@10 on the reference's data.
         - differences, every_two: see `differences.differences`.
         - caveats: sentences. confidence: of the differences' intervals. data, hosts: what the rows' indices mean.
@@ -61,7 +63,7 @@ def compare(runs: Sequence[Run], beside: Path, reference: int | None = None) -> 
     rows = [_row(run, name, options, beside) for run, name in zip(runs, names, strict=True)]
     data = _numbered(rows, runs, "data", data_of)
     hosts = _numbered(rows, runs, "host", host_of)
-    _mark_fronts(rows)
+    _mark_fronts(rows, runs)
     usable = [i for i, row in enumerate(rows) if row[MAIN] is not None]
     if reference is not None and reference not in usable:
         raise UserError(f"reference {runs[reference].folder} has no result ({rows[reference]['status']}); take another")
@@ -82,7 +84,7 @@ def compare(runs: Sequence[Run], beside: Path, reference: int | None = None) -> 
         "reference": base,
         "data": [told_data(key) for key in data],
         "hosts": [told_host(key) for key in hosts],
-        "times_compare": len(hosts) <= 1 and timed_alike([runs[i] for i in usable]),
+        "times_compare": _times_compare([rows[i] for i in usable], [runs[i] for i in usable]),
         "caveats": caveats([runs[i] for i in usable], options, data, hosts),
         "rows": rows,
         "differences": found,
@@ -170,16 +172,29 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def _mark_fronts(rows: Sequence[dict[str, Any]]) -> None:
-    """Say of each row on which fronts it is; runs on different data are not held against each other."""
+def _mark_fronts(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> None:
+    """Say of each row on which fronts it is.
+
+    Runs on different data are not held against each other. Where the times of those on the same data do not compare,
+    they have no front with CPU time.
+    """
     for row in rows:
         row["fronts"] = dict.fromkeys(COSTS, False)
     for data in sorted({row["data"] for row in rows} - {None}):
-        group = [row for row in rows if row["data"] == data]
+        members = [i for i, row in enumerate(rows) if row["data"] == data]
+        group = [rows[i] for i in members]
+        timed = _times_compare(group, [runs[i] for i in members])
         for name, costs in COSTS.items():
+            if TIME in costs and not timed:
+                continue
             values = np.array([[row[field] for field in (MAIN, *costs)] for row in group], dtype=np.float64)
             for row, on in zip(group, pareto.front(values, [True, *(False for _ in costs)]), strict=True):
                 row["fronts"][name] = bool(on)
+
+
+def _times_compare(rows: Sequence[Row], runs: Sequence[Run]) -> bool:
+    """Return whether runs with a result were timed on one host, with the same threads and queries."""
+    return len({row["host"] for row in rows}) <= 1 and timed_alike(runs)
 
 
 def _numbered(

@@ -205,6 +205,22 @@ def test_fronts_are_what_no_run_dominates(tmp_path):
     assert on == {"latency": {"good", "fast"}, "size": {"good", "small"}, "all": {"good", "fast", "small"}}
 
 
+@pytest.mark.parametrize(
+    "fields", [{"host": HOST | {"processor": "Other"}}, {"latency": {"threads": 4, "queries": 30, "pairs": 1500}}]
+)
+def test_times_that_do_not_compare_make_no_front(tmp_path, fields):
+    write_run(tmp_path / "good", np.full(9, 0.8), 20, 30)
+    write_run(tmp_path / "fast", np.full(9, 0.5), 5, 20, **fields)
+    for name in ("a", "b"):  # on other data, timed alike
+        write_run(tmp_path / name, np.full(9, 0.8), 20, 30, fingerprint="data-2")
+    comparison = compared(*(tmp_path / name for name in ("good", "fast", "a", "b")))
+    assert not comparison["times_compare"]
+    fronts = {row["job"]: {name for name, on in row["fronts"].items() if on} for row in comparison["rows"]}
+    assert fronts["good"] == fronts["fast"] == {"size"}
+    assert fronts["a"] == fronts["b"] == {"latency", "size", "all"}
+    assert any("no front with CPU time" in caveat for caveat in comparison["caveats"])
+
+
 def test_runs_on_other_data_are_not_held_against_each_other(tmp_path):
     write_run(tmp_path / "a", EASY)
     write_run(tmp_path / "b", EASY - 0.1, fingerprint="data-2")
