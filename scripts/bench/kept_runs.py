@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import ttest_rel, wilcoxon
 
 from export.files import write_atomic
+from export.graph import STATES
 from export.measure import evaluation
 from export.measure.quality import difference_interval, ratio_interval
 
@@ -34,8 +35,11 @@ def record(run: Path, arguments: Sequence[str]) -> Record:
     """
     content = evaluation.read(run / "evaluation.json.gz")
     tradeoff = json.loads((run / "tradeoff.json").read_text(encoding="utf-8"))
+    served = _served(content["models"])
     models = []
     for row in content["models"]:
+        if row["model"] == "student" and served == STATES != row["engine"]:
+            continue  # the whole graph is not how a split student is served
         kept = {key: row[key] for key in ("model", "engine", "precision")}
         kept["quality"] = {name: row["quality"][name] for name in KEPT}
         if "cpu_ms" in row:  # the median of each query's samples
@@ -44,7 +48,7 @@ def record(run: Path, arguments: Sequence[str]) -> Record:
     students = {
         row["precision"]: {name: row[name] for name in ("size_mb", "params")}
         for row in tradeoff["rows"]
-        if row["model"] == "student" and row["engine"] == "onnxruntime"
+        if row["model"] == "student" and row["engine"] == served
     }
     return {
         "arguments": [*arguments],
@@ -54,6 +58,11 @@ def record(run: Path, arguments: Sequence[str]) -> Record:
         "host": tradeoff["host"],
         "versions": {name: tradeoff["versions"][name] for name in LIBRARIES},
     }
+
+
+def _served(models: Sequence[Mapping[str, Any]]) -> str:
+    """Return the engine that a student is judged with: a split one's with items' states computed before."""
+    return STATES if any(row["engine"] == STATES for row in models) else "onnxruntime"
 
 
 def write(path: Path, content: Record) -> None:
@@ -111,7 +120,8 @@ def judge(records: Sequence[Record], precision: str) -> dict[str, Any]:
     own, teacher = values(records, "student", precision), values(records, "teacher", "fp32")
     baselines = {each: found for each in BASELINES if (found := values(records, each, "fp32")) is not None}
     simple = baselines.get("popularity", baselines.get("bm25"))
-    theirs, ours = cpu(records, "teacher", "pytorch", "fp32"), cpu(records, "student", "onnxruntime", precision)
+    theirs = cpu(records, "teacher", "pytorch", "fp32")
+    ours = cpu(records, "student", _served(records[0]["models"]), precision)
     assert own is not None
     assert teacher is not None
     assert simple is not None

@@ -104,7 +104,8 @@ def student_options(name: str, share: float) -> list[str]:
     """Return the options that a student's name tells: its config, and how that is changed.
 
     `l2_h128-first14` reads the first 14 words of an item (or `-idf14`, `-gradient14`); `l2_h384-learned` has embeddings
-    that learn where they would be frozen; `l2_h384-480k` learns from so many pairs, in place of `share` of what
+    that learn where they would be frozen; `l3_h384-split2` has two layers that read query and item apart, and is judged
+    with items' states computed before; `l2_h384-480k` learns from so many pairs, in place of `share` of what
     `STUDENTS` says.
     """
     student, *told = name.split("-")
@@ -116,12 +117,14 @@ def student_options(name: str, share: float) -> list[str]:
         words, number = re.fullmatch(r"(first|idf|gradient)(\d+)", each), re.fullmatch(r"(\d+)k", each)
         if words is not None:
             options += [f"student.input.words={words[2]}", f"student.input.keep={words[1]}"]
+        elif (apart := re.fullmatch(r"split(\d+)", each)) is not None:
+            options.append(f"student.split_layers={apart[1]}")
         elif each == "learned":
             options.append("student.freeze_embeddings=false")
         elif number is not None:
             pairs = int(number[1]) * 1000
         else:
-            allowed = "first14, idf14, gradient14, 480k (any number) or learned"
+            allowed = "first14, idf14, gradient14, split2, 480k (any number) or learned"
             sys.exit(f"--students {name}: allowed after a config's name is {allowed}, not {each}")
     return options + ([f"student.fit.max_pairs={round(pairs)}"] if pairs else [])
 
@@ -231,7 +234,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", required=True, help="NAME or NAME=FOLDER")
     parser.add_argument(
         "--students", nargs="+", default=list(STUDENTS),
-        help="NAME, or NAME with -first14, -idf14, -gradient14 (words), -learned (embeddings too), -480k (pairs)",
+        help="NAME, or NAME with -first14, -idf14, -gradient14 (words), -split2 (layers), -learned, -480k (pairs)",
     )  # fmt: skip
     parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
     parser.add_argument("--plot", type=Path, help="an SVG or PNG file with every set's students")

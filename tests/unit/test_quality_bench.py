@@ -137,6 +137,7 @@ def test_every_student_it_makes_has_a_config(quality):
         ("l2_h384", ["student=l2_h384"], 240_000),
         ("l2_h384-learned-480k", ["student=l2_h384", "student.freeze_embeddings=false"], 480_000),
         ("l2_h384-idf20", ["student=l2_h384", "student.input.words=20", "student.input.keep=idf"], 240_000),
+        ("l2_h384-split1", ["student=l2_h384", "student.split_layers=1"], 240_000),
     ],
 )
 def test_a_students_name_tells_its_options(quality, name, told, pairs):
@@ -186,3 +187,14 @@ def test_a_set_is_summarised_when_all_its_runs_are_there(quality):
     found[jobs[True, "l2_h384"]] = record(3, fingerprint="two")
     with pytest.raises(SystemExit, match="cannot be judged together"):
         quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
+
+
+def test_a_split_student_is_judged_by_what_it_costs_with_items_states(quality):
+    split = record(1)
+    split["models"] = [row | {"engine": "states"} if row["model"] == "student" else row for row in split["models"]]
+    for row in split["models"]:
+        if row["model"] == "student":
+            row["cpu_ms"] = [each / 4 for each in row["cpu_ms"]]
+    judged = quality.judge([split], "int8")
+    assert judged["speedup"] == pytest.approx(80)
+    assert judged["retention"] == quality.judge([record(1)], "int8")["retention"]
