@@ -204,8 +204,16 @@ class Store:
         """Return the working folders of builds that did not end, sorted."""
         return sorted(self.root.glob(f"{WORK}*"))
 
-    def remove(self, folder: Path) -> bool:
-        """Delete a stage's folder unless somebody is building it; returns whether it was deleted."""
+    def remove(self, folder: Path, is_used: Callable[[], bool] = lambda: False) -> bool:
+        """Delete a stage's folder unless somebody is building it, has deleted it, or uses it.
+
+        Args:
+            folder: finished, or a working one.
+            is_used: is asked once nobody else can build or delete it.
+
+        Returns:
+            Whether it was deleted.
+        """
         key = folder.name.removeprefix(WORK)
         lock = self.lock(key)
         try:
@@ -213,6 +221,8 @@ class Store:
         except Timeout:
             return False
         try:
+            if not folder.exists() or is_used():
+                return False
             doomed = folder.with_name(f"{WORK}removed-{key}")  # renamed first: no half a stage under its own name
             shutil.rmtree(doomed, ignore_errors=True)
             folder.rename(doomed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,11 +41,14 @@ def referred(runs: Path) -> dict[str, int]:
             continue
         try:
             stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
-        except (ValueError, KeyError, OSError) as error:
+            keys = {Path(stage).name for stage in stages}
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); mend or delete it, else its stages would be lost"
             ) from error
-        for key in {Path(stage).name for stage in stages}:
+        for key in keys:
             counts[key] = counts.get(key, 0) + 1
     return counts
 
@@ -54,7 +58,12 @@ def entries(runs: Path) -> Iterator[Entry]:
     store, counts = Store(runs / "stages"), referred(runs)
     for key in store.finished():
         folder = store.root / key
-        created = json.loads((folder / RECORD).read_text(encoding="utf-8"))["created"]
+        try:
+            created = str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["created"])
+        except FileNotFoundError:  # another process deletes it
+            continue
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{folder / RECORD} cannot be read ({error}); delete the folder {folder}") from error
         yield Entry(folder, created, _megabytes(folder), counts.get(key, 0))
     for folder in store.unfinished():
         yield Entry(folder, "unfinished", _megabytes(folder), 0)
@@ -78,18 +87,26 @@ def prune(
     dry_run: Annotated[bool, typer.Option(help="Say what would go, delete nothing.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Also what killed runs left to go on from.")] = False,
 ) -> None:
-    """Delete the stages that no run refers to. Delete a run's folder first to free what only it used."""
+    """Delete the stages that no run in the folder refers to. Delete a run's folder first to free what only it used.
+
+    Runs elsewhere (hydra.run.dir) are not seen: what only they use goes.
+    """
     console = Console(soft_wrap=True)
     freed = 0.0
     for entry in _entries_or_exit(runs):
         if entry.runs or (entry.created == "unfinished" and not unfinished):
             continue
-        if not dry_run and not Store(runs / "stages").remove(entry.folder):
-            console.print(f"kept {entry.folder.name}: somebody is making it")
+        if not dry_run and not _remove(runs, entry):
+            console.print(f"kept {entry.folder.name}: somebody is making or using it, or has deleted it")
             continue
         console.print(f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)")
         freed += entry.megabytes
     console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
+
+
+def _remove(runs: Path, entry: Entry) -> bool:
+    """Delete a stage if no run refers to it even now: runs begin while others are looked at."""
+    return Store(runs / "stages").remove(entry.folder, lambda: bool(referred(runs).get(entry.folder.name)))
 
 
 def _entries_or_exit(runs: Path) -> list[Entry]:
@@ -104,4 +121,8 @@ def _entries_or_exit(runs: Path) -> list[Entry]:
 
 
 def _megabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a build goes on
+            total += path.stat().st_size if path.is_file() else 0
+    return total / 1e6

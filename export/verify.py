@@ -47,8 +47,8 @@ def verify(folder: Path, variants: Sequence[str] = (), key: Path | None = None) 
         raise BundleError(f"{folder} was replaced or changed while it was checked; check it again")
 
 
-def _identity(folder: Path) -> tuple[int, int, int]:
-    """Return what is another for another folder of that name."""
+def _identity(folder: Path) -> tuple[int | None, ...]:
+    """Return what is another for another folder of that name, or for one whose manifest, sums or signature changed."""
     try:
         there = (folder / MANIFEST).exists()
         status = folder.stat() if there else None
@@ -56,7 +56,15 @@ def _identity(folder: Path) -> tuple[int, int, int]:
         raise _unreadable(folder, error) from error
     if status is None:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; `ranker bundle RUN` makes one")
-    return status.st_dev, status.st_ino, status.st_ctime_ns
+    found: list[int | None] = [status.st_dev, status.st_ino, status.st_ctime_ns]
+    for name in (MANIFEST, SUMS, SIGNATURE):  # what is said of all other files
+        try:
+            file = (folder / name).lstat()
+        except OSError:  # told of by the checks
+            found.append(None)
+        else:
+            found += [file.st_ino, file.st_size, file.st_ctime_ns]
+    return tuple(found)
 
 
 def _unreadable(folder: Path, error: OSError) -> BundleError:

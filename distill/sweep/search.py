@@ -35,6 +35,7 @@ FIELDS = (
     "ndcg@10", "mrr@10", "map", "pair_accuracy", "tau", "rbo", "overlap@10", "retention", "p50_ms", "p95_ms", "p99_ms",
     "pairs_per_s", "cpu_ms_per_query", "speedup", "speedup_wall", "size_mb", "params", "peak_rss_mb",
 )  # fmt: skip
+LEAST_POPULATION, GENERATIONS = 4, 5  # of nsga2: trials of a generation at least, generations of a search
 # test is for reporting: a search that saw it would have used it up; and dozens of bundles would fill a disk
 IN_A_SEARCH = {"measure.split": "dev", "bundle": "false"}
 
@@ -63,6 +64,7 @@ class OptunaSweeper(Sweeper):
         self.n_trials, self.n_jobs, self.sampler, self.seed = n_trials, n_jobs, sampler, seed
         self.name, self.storage, self.objectives = study, storage, dict(objectives)
         self.prune, self.params = prune, dict(params or {})
+        self._without = 0  # trials that finished without a value of each objective
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and make the launcher."""
@@ -88,7 +90,8 @@ class OptunaSweeper(Sweeper):
         if problems:
             raise ConfigError("\n".join(problems))
         space = self._space(arguments)
-        study = Study(self.name, self.storage, self.objectives, self.sampler, self.seed, space)
+        population = max(LEAST_POPULATION, self.n_trials // GENERATIONS)
+        study = Study(self.name, self.storage, self.objectives, self.sampler, self.seed, space, population)
         if adopted := study.adopt_abandoned():
             log.info("trials of a killed process that are done again: %d", adopted)
         log.info("study %s: trials with a result or given up: %d of %d", self.name, study.ended(), self.n_trials)
@@ -112,9 +115,9 @@ class OptunaSweeper(Sweeper):
         return space
 
     def _wanted(self, study: Study, jobs: Sequence[JobReturn]) -> int:
-        """Return how many trials are still to be begun; failed ones of this process count, so that it ends."""
+        """Return how many trials are still to be begun; those of this process that failed count, so that it ends."""
         failed = sum(job.status != JobStatus.COMPLETED for job in jobs)
-        return max(0, self.n_trials - study.ended() - study.under_way() - failed)
+        return max(0, self.n_trials - study.ended() - study.under_way() - failed - self._without)
 
     def _batch(self, study: Study, space: Space, number: int, first: int) -> Sequence[JobReturn]:
         """Ask, launch and tell."""
@@ -151,6 +154,10 @@ class OptunaSweeper(Sweeper):
         curve = Curve.read(student) if student is not None and student.is_dir() else None
         known = [float(value) for value in values if value is not None]
         complete = bool(known) and len(known) == len(self.objectives)
+        if row and not complete:  # its job is no failed one
+            missing = ", ".join(name for name, value in zip(self.objectives, values, strict=True) if value is None)
+            log.warning("study %s: trial %d has no %s; it counts as failed", self.name, trial.number, missing)
+            self._without += 1
         study.tell(trial, folder, known if complete else None, pruned=record.get("status") == "pruned", curve=curve)
 
 

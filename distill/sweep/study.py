@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -43,7 +44,14 @@ class Study:
     """
 
     def __init__(
-        self, name: str, storage: str, objectives: Mapping[str, str], sampler: str, seed: int | None, space: Space
+        self,
+        name: str,
+        storage: str,
+        objectives: Mapping[str, str],
+        sampler: str,
+        seed: int | None,
+        space: Space,
+        population: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.objectives, self._space = objectives, space
@@ -56,10 +64,11 @@ class Study:
             line = f"hydra.sweeper.storage={storage}: cannot be opened: {told[0]}"
             raise ConfigError(_without_passwords(line)) from error
         self._check(name)
-        self._study.sampler = _sampler(sampler, seed, len(self._study.trials))
+        self._sampler = partial(_sampler, sampler, seed, population)
 
     def ask(self) -> Trial:
-        """Return the next trial, its choices made."""
+        """Return the next trial, its choices made; processes that share the study do not draw the same ones."""
+        self._study.sampler = self._sampler(len(self._study.trials))
         trial = self._study.ask(dict(self._space.distributions))
         trial.set_user_attr(OWNER, _me())
         return trial
@@ -161,11 +170,11 @@ def _without_passwords(text: str) -> str:
     return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
 
 
-def _sampler(name: str, seed: int | None, begun: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler; a study that goes on must not draw again what it began with."""
+def _sampler(name: str, seed: int | None, population: int, begun: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of the trial after so many; what was drawn before must not be drawn again."""
     seed = None if seed is None else seed + begun
     if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 

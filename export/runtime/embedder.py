@@ -210,6 +210,9 @@ class Embedder:
             raise UserError(f"dimensions={dimensions}: allowed is a number from 1 to {self.width}")
         if dtype not in DTYPES:
             raise UserError(f"dtype={dtype}: allowed is {', '.join(DTYPES)}")
+        if isinstance(texts, str):
+            raise TypeError("texts is one str; it is a sequence of them")
+        texts = list(texts)
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a text is a {type(text).__name__}: {text!r:.40}; texts are str")

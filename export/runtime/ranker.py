@@ -117,6 +117,7 @@ class Ranker:
             TypeError: if a text is no str.
             RuntimeError: if the ranker is closed.
         """
+        pairs = list(pairs)
         if any(isinstance(pair, str) for pair in pairs):
             raise TypeError("a pair is a str; it is (query, item)")
         queries, items = [query for query, _ in pairs], [item for _, item in pairs]

@@ -20,6 +20,7 @@ PLAIN = re.compile(r"[\t\n\r -~]*")
 SPACES = re.compile(r"[\t\n\r ]+")
 WORDS = re.compile(r"[0-9A-Za-z]+|[!-/:-@\[-`{-~]")  # BertPreTokenizer: words between spaces and punctuation marks
 MOST_WORDS = 50_000  # kept at once, about 10 MB
+LONGEST_WORD = 100  # characters of one that is kept: WordPiece makes [UNK] of longer ones
 MOST_CHARACTERS = 24  # of a stretch that is not plain: longer ones (Chinese sentences) hardly come twice
 
 Int32 = npt.NDArray[np.int32]
@@ -94,5 +95,7 @@ class Words:
         own = {word: known[word] for word in words if word in known}  # another thread may begin the dictionary anew
         for word in set(words) - own.keys():
             encoding = self._tokenizer.encode(word, add_special_tokens=False)
-            own[word] = known[word] = np.array(encoding.ids, dtype=np.int32).tobytes()
+            own[word] = np.array(encoding.ids, dtype=np.int32).tobytes()
+            if len(word) <= LONGEST_WORD:
+                known[word] = own[word]
         return [own[word] for word in words]

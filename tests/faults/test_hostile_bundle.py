@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from export.errors import BundleError
 from export.unsafe import entries
 from tests.faults import bundles
 from tests.faults.bundles import check, edit, seal
@@ -177,3 +178,18 @@ main()
     assert done.returncode == 2
     assert "was replaced" in done.stderr
     assert "WRONG" not in done.stdout
+
+
+def test_a_manifest_that_is_overwritten_while_it_is_checked_is_told(hostile, monkeypatch):
+    from export import verify as verify_
+
+    content = (hostile / "manifest.json").read_bytes()
+    checked = verify_.check_golden
+
+    def overwritten(*arguments):
+        (hostile / "manifest.json").write_bytes(content.replace(b'"name"', b'"NAME"', 1))
+        yield from checked(*arguments)
+
+    monkeypatch.setattr(verify_, "check_golden", overwritten)
+    with pytest.raises(BundleError, match="changed while it was checked"):
+        list(verify_.verify(hostile))

@@ -198,3 +198,9 @@ with Ranker.load(sys.argv[1]) as ranker:
 """
     done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_pairs_may_come_one_by_one(bundle):
+    with Ranker.load(bundle) as ranker:
+        pairs = [("red car", "blue boat"), ("red car", "red car")]
+        np.testing.assert_array_equal(ranker.score(iter(pairs)), ranker.score(pairs))

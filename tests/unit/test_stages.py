@@ -169,3 +169,28 @@ def test_no_store_is_told(tmp_path):
     result = CliRunner().invoke(app, ["list", "--runs", str(tmp_path / "nowhere")])
     assert result.exit_code == 2
     assert "has no stages/" in result.output
+
+
+def test_a_stage_that_a_run_began_to_use_meanwhile_stays(runs):
+    store, unused = Store(runs / "stages"), replace(STAGE, version=2).key
+    assert not store.remove(store.root / unused, lambda: True)
+    assert unused in store.finished()
+    assert store.remove(store.root / unused, lambda: False)
+    assert not store.remove(store.root / unused)  # another prune was first
+
+
+@pytest.mark.parametrize("content", ["[]", '{"stages": null}', '{"stages": [1]}', "{half"])
+def test_a_run_that_cannot_be_read_ends_with_2(runs, content):
+    (runs / "default" / "now" / "run.json").write_text(content)
+    for command in ("list", "prune"):
+        result = CliRunner().invoke(app, [command, "--runs", str(runs)])
+        assert result.exit_code == 2
+        assert "run.json cannot be read" in result.output
+    assert len(Store(runs / "stages").finished()) == 2
+
+
+def test_a_damaged_stage_ends_with_2(runs):
+    (runs / "stages" / STAGE.key / "stage.json").write_text("")
+    result = CliRunner().invoke(app, ["list", "--runs", str(runs)])
+    assert result.exit_code == 2
+    assert "stage.json cannot be read" in result.output

@@ -32,7 +32,7 @@ def space(*overrides: str) -> Space:
 
 def study(place: Path | str, *overrides: str, objectives=None, sampler="tpe", seed: int | None = 0) -> Study:
     storage = place if isinstance(place, str) else str(place / "a folder" / "study.journal")
-    return Study("s", storage, objectives or OBJECTIVES, sampler, seed, space(*(overrides or CHOICES)))
+    return Study("s", storage, objectives or OBJECTIVES, sampler, seed, space(*(overrides or CHOICES)), 4)
 
 
 def finish(which: Study, place: Path, values=(0.9, 10.0), curve: Curve | None = None) -> dict:
@@ -325,3 +325,25 @@ def test_processes_share_a_study_and_lose_nothing(tmp_path):
     assert states(it) == ["COMPLETE"] * 20
     assert [trial.values[0] for trial in it._study.get_trials()] == [number / 100 for number in range(20)]
     assert it.folders() == [Path(str(number)) for number in range(20)]
+
+
+@pytest.mark.parametrize("sampler", study_.SAMPLERS)
+def test_processes_that_begin_a_study_together_draw_different_trials(tmp_path, sampler):
+    one, other = study(tmp_path, sampler=sampler), study(tmp_path, sampler=sampler)
+    rates = [each.ask().params["student.fit.learning_rate"] for _ in range(4) for each in (one, other)]
+    assert len(set(rates)) == 8
+
+
+@pytest.mark.parametrize("sampler", study_.SAMPLERS)
+def test_what_was_measured_shapes_what_is_drawn(tmp_path, sampler):
+    drawn = []
+    for name, sign in (("a", 1), ("b", -1)):
+        found = study(tmp_path / name, sampler=sampler)
+        trials = []
+        for _ in range(16):
+            trial = found.ask()
+            trials.append(trial.params)
+            layers = trial.params["student.layers"]
+            found.tell(trial, tmp_path, (sign * float(layers), sign * -float(layers)), pruned=False, curve=None)
+        drawn.append(trials)
+    assert drawn[0] != drawn[1]

@@ -215,3 +215,12 @@ def test_length_sorted_covers_every_row_once(lengths, size):
     assert all(len(batch) <= size for batch in batches)
     flat = [lengths[row] for batch in batches for row in batch]
     assert flat == sorted(lengths, reverse=True)
+
+
+def test_a_word_too_long_for_the_vocabulary_is_not_kept(encoder):
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    words = Words.of(tokenizer)
+    for length in (99, 100, 101, 5000):
+        text = "a" * length
+        assert words.ids(text).tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+    assert {len(word) for word in words._known} == {99, 100}
