@@ -30,9 +30,11 @@ def space(*overrides: str) -> Space:
     return Space.of(OverridesParser.create().parse_overrides(list(overrides)))
 
 
-def study(place: Path | str, *overrides: str, objectives=None, sampler="tpe", seed: int | None = 0) -> Study:
+def study(
+    place: Path | str, *overrides: str, objectives=None, sampler="tpe", seed: int | None = 0, population=50
+) -> Study:
     storage = place if isinstance(place, str) else str(place / "a folder" / "study.journal")
-    return Study("s", storage, objectives or OBJECTIVES, sampler, seed, space(*(overrides or CHOICES)), 4)
+    return Study("s", storage, objectives or OBJECTIVES, sampler, seed, space(*(overrides or CHOICES)), population)
 
 
 def finish(which: Study, place: Path, values=(0.9, 10.0), curve: Curve | None = None) -> dict:
@@ -338,7 +340,7 @@ def test_processes_that_begin_a_study_together_draw_different_trials(tmp_path, s
 def test_what_was_measured_shapes_what_is_drawn(tmp_path, sampler):
     drawn = []
     for name, sign in (("a", 1), ("b", -1)):
-        found = study(tmp_path / name, sampler=sampler)
+        found = study(tmp_path / name, sampler=sampler, population=4)
         trials = []
         for _ in range(16):
             trial = found.ask()
