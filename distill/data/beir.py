@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from distill.data.files import lines, read_objects, text_of
 from distill.data.first_stage import BM25
 from distill.errors import DataError
 from distill.records import SPLITS, RankingWriter, TextTable
+
+log = logging.getLogger(__name__)
 
 MAX_GRADE = 30  # 2^30 - 1 is still exact as a gain; a greater one is no grade but a score
 COLUMNS = 3
@@ -54,6 +57,7 @@ def prepare(
         corpus = _write_items(folder / "corpus.jsonl", writer)
         queries = _write_queries(folder / "queries.jsonl", judged, writer)
         _check_known(folder, judged, corpus, queries)
+        _tell_shared(name, judged, queries)
         items = writer.finish_items()
         bare = {
             split
@@ -174,6 +178,18 @@ def _check_known(folder: Path, judged: Mapping[str, Judged], corpus: Corpus, que
                 raise DataError(f"{where}: item {item!r} is not in corpus.jsonl; add it there or remove the line")
             if query not in queries:
                 raise DataError(f"{where}: query {query!r} is not in queries.jsonl; add it there or remove the line")
+
+
+def _tell_shared(name: str, judged: Mapping[str, Judged], queries: Mapping[str, tuple[int, str]]) -> None:
+    """Warn of queries that are trained on under another id: what is measured of them is flattered."""
+    trained = {queries[query][1] for query in judged["train"]}
+    for split in SPLITS[1:]:
+        shared = sum(queries[query][1] in trained for query in judged[split])
+        if shared:
+            log.warning(
+                "%s: %s of %s queries of the %s split have the text of one of train, which flatters what is measured; "
+                "leave each text in one split", name, shared, len(judged[split]), split,
+            )  # fmt: skip
 
 
 def _write_queries(path: Path, judged: Mapping[str, Judged], writer: RankingWriter) -> dict[str, tuple[int, str]]:

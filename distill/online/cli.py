@@ -52,6 +52,8 @@ def _cross_checks(config: Updating) -> list[str]:
         problems.append(problem("update.optimizer", "keep", f"new with update.workers={update.workers}"))
     if not update.labels + update.replay + update.anchor:
         problems.append("update.labels, update.replay and update.anchor are all 0; at least one must teach")
+    if config.follow.drift and config.drift.measure != "ndcg@10":  # a log has the order that was shown, and no scores
+        problems.append(problem("drift.measure", config.drift.measure, "ndcg@10 with follow.drift=true"))
     for option in ("events", "catalogue"):
         value = getattr(config, option)
         if value is not None and option == "catalogue" and not Path(value).expanduser().is_dir():

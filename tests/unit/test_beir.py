@@ -120,12 +120,22 @@ def test_a_split_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path
 
 def test_queries_that_are_left_out_are_told(folder, tmp_path, caplog):
     prepare(folder, tmp_path / "whole")
-    assert not caplog.messages
+    assert "left out" not in caplog.text
     append("qrels/test.tsv", "q30\ti1\t0\n")(folder)
     append("queries.jsonl", '{"_id": "q30", "text": "lamp"}\n')(folder)
     prepare(folder, tmp_path / "out")
-    (told,) = caplog.messages
+    (told,) = (line for line in caplog.messages if "of the test split" in line)
     assert told.startswith("set: 1 of 7 queries of the test split are left out: nothing of grade >= 1 beside")
+
+
+def test_queries_of_train_that_stand_in_another_split_too_are_told(folder, tmp_path, caplog):
+    rows = (folder / "queries.jsonl").read_text().splitlines()
+    for test, train in ((3, 0), (7, 0), (11, 3)):  # q3, q7 and q11 are of test, q0 of train
+        rows[test] = json.dumps({"_id": f"q{test}", "text": json.loads(rows[train])["text"]})
+    (folder / "queries.jsonl").write_text("\n".join(rows))
+    prepare(folder, tmp_path / "out")
+    (told,) = (line for line in caplog.messages if "of the test split" in line)
+    assert told.startswith("set: 3 of 6 queries of the test split have the text of one of train")
 
 
 def test_splits_with_positives_alone_share_one_index_and_graded_ones_are_left_as_judged(folder, tmp_path, monkeypatch):

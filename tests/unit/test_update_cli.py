@@ -51,6 +51,10 @@ def test_any_path_is_a_model(model):
         (["update=lora", "update.optimizer=keep"], r"update\.optimizer=keep: allowed is new with update=lora"),
         (["update.workers=2"], r"update\.optimizer=keep: allowed is new with update\.workers=2"),
         (["update.labels=0", "update.replay=0", "update.anchor=0"], "at least one must teach"),
+        (
+            ["follow.drift=true", "drift.measure=brier"],
+            r"drift\.measure=brier: allowed is ndcg@10 with follow\.drift=true",
+        ),
         (["catalogue=/nowhere"], "catalogue=/nowhere: allowed is an existing folder"),
         (["update.sign=/nowhere"], "an existing file with a private key"),
         (["feedback.grades={click: -1}"], r"feedback\.grades"),
