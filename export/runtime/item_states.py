@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,13 +121,18 @@ class StoredStates:
     def find(self, item: Int32) -> ItemStates | None:
         """Return the states of an item by its tokens, special ones left out; None if they are not there."""
         ((first, second),) = keys_of([item])
-        row = int(np.searchsorted(self.keys[:, 0], first))
+        row = int(np.searchsorted(self._firsts, first))
         while row < len(self.keys) and self.keys[row, 0] == first:
             if self.keys[row, 1] == second:
                 start, end = int(self.offsets[row]), int(self.offsets[row + 1])
                 return ItemStates(self.values[None, start:end], self.scales[None, start:end, :, None])
             row += 1
         return None
+
+    @cached_property
+    def _firsts(self) -> npt.NDArray[np.uint64]:
+        """The keys' first halves, in one piece: a column would be copied at each search."""
+        return np.ascontiguousarray(self.keys[:, 0])
 
     def _fit(self, parts: int, width: int) -> bool:
         tokens = len(self.scales)
