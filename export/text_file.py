@@ -65,14 +65,17 @@ def count_rows(path: Path) -> int | None:
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield each row with the number, from 1, that an error names it by: of its line, or of itself."""
     if path.suffix in PLAIN:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:  # a lone carriage return ends no line
             for number, line in enumerate(file, 1):
-                yield number, {LINE: line.rstrip("\n")}
+                yield number, {LINE: line.rstrip("\r\n")}
     elif path.suffix in JSON:
         yield from _json_lines(path)
     elif path.suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            if path.suffix == ".tsv":  # whose quotes are ordinary characters
+                reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                reader = csv.DictReader(file, strict=True)
             try:
                 for row in reader:
                     yield reader.line_num, row
@@ -91,7 +94,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: no JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: no JSON object")
@@ -137,4 +140,7 @@ def _id(row: Any, field: str, where: str) -> str:
         raise UserError(f"{where}: no field {field!r}; there are {', '.join(map(str, row))}; choose with --id-field")
     if not isinstance(row[field], str | int) or isinstance(row[field], bool):
         raise UserError(f"{where}: {field} is {row[field]!r:.40}, neither text nor whole number")
-    return str(row[field])
+    key = str(row[field])
+    if any("\ud800" <= letter <= "\udfff" for letter in key):
+        raise UserError(f"{where}: {field} is {key!r:.40}, with half a surrogate pair, which no file can hold")
+    return key

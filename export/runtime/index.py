@@ -16,11 +16,13 @@ import numpy.typing as npt
 from export.errors import UserError
 from export.extras import require
 from export.runtime.scorer import Float32
+from export.runtime.shape import Schema, broken
 from export.runtime.vectors import pack
 
 KINDS = {"float32": ("cos", "f32"), "int8": ("cos", "i8"), "binary": ("hamming", "b1")}  # usearch's metric and type
 CONNECTIVITY, EXPANSION = 16, 128  # usearch's defaults; neighbours looked at while an item is added
 ABOUT = ".json"  # ends the name of the file beside an index
+ABOUT_SHAPE: Schema = {"dtype": str, "items": int, "dimensions": int}
 
 
 class VectorIndex:
@@ -93,6 +95,8 @@ class VectorIndex:
             index = Index.restore(str(path), view=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is no index: {error}") from error
+        if next(broken(about, ABOUT_SHAPE, ""), None):
+            raise UserError(f"{path} is no index: {path.name}{ABOUT} does not tell of one")
         if index is None or len(index) != about["items"] or index.ndim != about["dimensions"]:
             raise UserError(f"{path} is not the index that {path.name}{ABOUT} tells of")
         index.expansion_search = EXPANSION  # is not kept in the file

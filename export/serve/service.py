@@ -167,8 +167,8 @@ class Service:
             else:
                 self.reload.failed(model, ValueError("scores that are no numbers"))
             tokens = None
-            if request.counted:  # cheap after it was scored, as tokens are kept
-                tokens = sum(served.ranker.pairs(request.query, request.items).tokens)
+            if request.counted:  # apart from the loop: where scores were kept and tokens were not, all are made again
+                tokens = await asyncio.get_running_loop().run_in_executor(self._submitters, _tokens, served, request)
             return Ranking(answer, served.name, level.name, tokens)
 
     async def _scored(self, level: ServedLevel, request: RankRequest) -> Answer:
@@ -259,6 +259,10 @@ def load_model(bundle: Path, settings: Settings, threads: int, cache: ScoreCache
 
 def _budget(options: Reloading) -> TrialBudget:
     return TrialBudget(options.requests, options.max_slowdown, options.min_overlap, options.max_errors, options.seconds)
+
+
+def _tokens(served: Served, request: RankRequest) -> int:
+    return sum(served.ranker.pairs(request.query, request.items).tokens)
 
 
 def _drop(submitted: asyncio.Future[Future[Answer]]) -> None:

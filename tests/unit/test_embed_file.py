@@ -253,3 +253,29 @@ def test_killed_with_signal_9_at_any_instant_it_goes_on(parts, embedder, tmp_pat
     ids, vectors = read_output(tmp_path / "v.npy")
     assert ids == [row["key"] for row in rows]
     assert (vectors == embedder.embed([row["title"] for row in rows], 16, "int8")).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.tsv", 'text\n"unclosed\nsecond "row"\n', ['"unclosed', 'second "row"']),
+        ("a.txt", "one\rstill one\r\ntwo\n", ["one\rstill one", "two"]),
+    ],
+)
+def test_a_row_is_a_line_whatever_is_in_it(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content.encode())
+    assert [text for _, text in read_rows(tmp_path / name, ["text"], None)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", 'text\n"unclosed\nsecond row\n', "a.csv:"),
+        ("a.jsonl", '{"id": 1, "text": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "no JSON"),
+        ("a.jsonl", '{"id": "\\ud800", "text": "a"}\n', "half a surrogate pair"),
+    ],
+)
+def test_rows_that_cannot_be_are_told_as_they_are_read(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        list(read_rows(tmp_path / name, ["text"], "id" if "id" in content else None))

@@ -60,3 +60,11 @@ def test_without_the_extra_the_pip_command_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "usearch" else real(name))
     with pytest.raises(UserError, match=r"pip install 'rankdistill\[index\]'"):
         VectorIndex.of(vectors(3, 8, 0), "int8")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"dtype": "int8", "items": "3", "dimensions": 8}'])
+def test_a_damaged_file_beside_an_index_is_told(tmp_path, content):
+    VectorIndex.of(vectors(3, 8, 0), "int8").save(tmp_path / "v.usearch")
+    (tmp_path / "v.usearch.json").write_text(content)
+    with pytest.raises(UserError, match="does not tell of one"):
+        VectorIndex.load(tmp_path / "v.usearch")
