@@ -7,7 +7,10 @@ import time
 import uuid
 from pathlib import Path
 
+from export.errors import UserError
 from export.files import write_atomic
+from export.runtime.manifest import MANIFEST
+from export.runtime.untrusted import hash_file
 
 ROLL_BACK, OFFER = "roll_back", "offer"
 CURRENT = "current"
@@ -33,13 +36,30 @@ class Commands:
 
     def keep_current(self, bundle: Path) -> None:
         """Say which bundle answers, for a worker that is begun later."""
-        write_atomic(self._folder / CURRENT, str(bundle.resolve()))
+        told = {"bundle": str(bundle.resolve()), MANIFEST: hash_file(bundle / MANIFEST)}
+        write_atomic(self._folder / CURRENT, json.dumps(told))
 
 
 def current(folder: Path) -> Path | None:
-    """Return the bundle that a worker said answers; None before the first swap."""
+    """Return the bundle that was said to answer, where its link led to then; None if nothing was said.
+
+    Raises:
+        UserError: if another bundle stands there now, which nobody has looked at.
+    """
     path = folder / CURRENT
-    return Path(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    bundle = Path(told["bundle"])
+    try:
+        same = hash_file(bundle / MANIFEST) == told[MANIFEST]
+    except OSError as error:
+        raise UserError(
+            f"{bundle}, the bundle that answers, is gone ({error.strerror}); start the service anew"
+        ) from error
+    if not same:
+        raise UserError(f"{bundle}, the bundle that answers, was replaced by another; offer that one, or start anew")
+    return bundle
 
 
 def give(folder: Path, what: str, bundle: str = "") -> None:

@@ -20,7 +20,7 @@ from export.errors import UserError
 from export.runtime.cascade import read_cascade
 from export.runtime.manifest import CASCADE, Manifest
 from export.serve.app import create_app
-from export.serve.commands import current
+from export.serve.commands import Commands, current
 from export.serve.protocol import bounded
 from export.serve.request_log import start_logging
 from export.serve.service import Service
@@ -65,6 +65,8 @@ def serve(bundle: Path, settings: Settings, tell: Callable[[str], None]) -> None
     line = f"serving {name} ({graph}) on {address}, documented at {address}/docs"
     settings.admin.read()  # a mistake in it is told before workers begin
     with tempfile.TemporaryDirectory(prefix="ranker-commands-") as folder:
+        # a worker that is replaced begins with what answers, not with what its link leads to by then
+        Commands(Path(folder)).keep_current(bundle)
         run_here = partial(run, commands=Path(folder))
         if settings.workers == 1:
             run_here(bundle, settings, listener, lambda: tell(line))

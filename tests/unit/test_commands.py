@@ -1,0 +1,41 @@
+"""What a worker that is begun later learns of the bundle that answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.errors import UserError
+from export.serve.commands import Commands, current
+
+
+def write(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(text)
+    return folder
+
+
+def test_a_later_worker_begins_with_what_answers_though_the_link_leads_elsewhere(tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    assert current(told) is None
+    link, one, other = tmp_path / "current", write(tmp_path / "a", "one"), write(tmp_path / "b", "other")
+    link.symlink_to(one)
+    Commands(told).keep_current(link)
+    link.unlink()
+    link.symlink_to(other)
+    assert current(told) == one
+    Commands(told).keep_current(link)
+    assert current(told) == other
+
+
+def test_a_bundle_that_was_replaced_in_its_place_is_not_taken_for_the_one_that_answers(tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    bundle = write(tmp_path / "a", "one")
+    Commands(told).keep_current(bundle)
+    write(bundle, "another")
+    with pytest.raises(UserError, match="was replaced by another"):
+        current(told)
+    (bundle / "manifest.json").unlink()
+    with pytest.raises(UserError, match="is gone"):
+        current(told)
