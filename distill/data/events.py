@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from distill.records import Int32, Int64, RankingWriter
 
 Float64 = npt.NDArray[np.float64]
 
-HEADER = "user"  # first column of a first line that is no event
+HEADER = ("user", "user_id")  # first column of a first line that is no event
 FILES = ("events.tsv", "items.jsonl", "users.jsonl")
 LIKED = 4.0  # a rating from here on is a positive: grade 1, and from LOVED on grade 2
 LOVED = 5.0
@@ -205,16 +205,16 @@ def read_rows(
     columns: int,
     parse: Callable[[str, Sequence[str]], tuple[int, int, float, float]],
     *,
-    header: str | None = None,
+    header: Collection[str] = (),
     encoding: str = "utf-8",
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Yield `parse("file:line", columns)` of each line, leaving out a first line whose first column is `header`.
+    """Yield `parse("file:line", columns)` of each line, leaving out a first line whose first column is in `header`.
 
     Raises:
         DataError: naming the file and line that has too few columns or is not text.
     """
     for number_, line in lines(path, encoding):
-        if number_ == 1 and header is not None and line.split(separator)[0] == header:
+        if number_ == 1 and line.split(separator)[0] in header:
             continue
         parts = line.split(separator)
         if len(parts) < columns:

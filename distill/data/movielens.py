@@ -104,7 +104,7 @@ def read(folder: Path, names: Sequence[str]) -> Events:
         rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
         return user_row[columns[0]], item_row[columns[1]], rating, time
 
-    rows = list(read_rows(folder / names[0], "\t", 4, row_of, header="user_id:token"))
+    rows = list(read_rows(folder / names[0], "\t", 4, row_of, header=("user_id:token",)))
     titles = [title for title, _ in items.values()]
     texts = [f"{title} {genres}".strip() for title, genres in items.values()]
     return Events(*columns_of(rows), list(user_row), list(users.values()), list(items), titles, texts)

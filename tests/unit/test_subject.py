@@ -16,7 +16,7 @@ from tests.run_folders import write_record, write_run
 
 
 def packed(content):
-    return gzip.compress(json.dumps(content).encode())
+    return gzip.compress(json.dumps(content).encode(), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def packed(content):
         (b"{}", "damaged"),
         (packed({"models": [1] * 999})[:-9], "damaged"),
         (packed({"models": [1] * 999})[:30] + b"x" * 99, "damaged"),
-        (gzip.compress(b"{"), "damaged"),
-        (gzip.compress(b"\xff"), "damaged"),
+        (gzip.compress(b"{", mtime=0), "damaged"),
+        (gzip.compress(b"\xff", mtime=0), "damaged"),
         (packed([1]), "it is no object"),
         (packed({"queries": [], "models": [3]}), "models[0] is no object"),
         (packed({"models": []}), "queries is missing"),
