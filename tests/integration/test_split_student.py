@@ -171,6 +171,7 @@ def test_the_card_says_what_loads_it(halved):
     text = (halved / "README.md").read_text(encoding="utf-8")
     assert "ranker states BUNDLE" in text
     assert "CrossEncoder(" not in text
+    assert "library_name: onnx" in text
 
 
 def test_an_updated_student_is_split_as_it_was(run, tmp_path):
