@@ -20,27 +20,29 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection. Subclasses set `limits`."""
 
     limits = Limits()
-    _timer: asyncio.TimerHandle | None = None
+    _coming: asyncio.TimerHandle | None = None  # gives up a request that is late
+    _going: asyncio.TimerHandle | None = None  # gives up an answer that is not taken
     _head: int | None = None  # bytes of headers so far, while they come
     _whole = True  # whether no request is half there
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless too many are there already."""
         super().connection_made(transport)
-        self._within(self.limits.receive_s)
+        self._coming = self._give_up_later()
         if len(self.connections) > self.limits.connections:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._in_time()
+        self._came()
+        self._went()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request."""
         super().data_received(data)
-        if self._timer is None and self._waits_for_client():
-            self._within(self.limits.receive_s)
+        if self._coming is None and self._waits_for_client():
+            self._coming = self._give_up_later()
         if self._head is not None:
             self._head += len(data)
             if self._head > MOST_HEAD:
@@ -59,32 +61,37 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request."""
         self._whole = True
-        self._in_time()
+        self._came()
         super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Wait for a client that does not take its answer."""
         super().pause_writing()
-        self._within(self.limits.receive_s)
+        self._went()
+        self._going = self._give_up_later()
 
     def resume_writing(self) -> None:
         """Go on: it was taken."""
         super().resume_writing()
-        self._in_time()
+        self._went()
 
     def _waits_for_client(self) -> bool:
         """Return whether a request is half there, or its very beginning may come and uvicorn has no timer for it."""
         between = self.cycle is None or self.cycle.response_complete
         return not self._whole or (between and self.timeout_keep_alive_task is None)
 
-    def _within(self, seconds: float) -> None:
-        self._in_time()
-        self._timer = self.loop.call_later(seconds, self.transport.abort)
+    def _give_up_later(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self.limits.receive_s, self.transport.abort)
 
-    def _in_time(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _came(self) -> None:
+        if self._coming is not None:
+            self._coming.cancel()
+            self._coming = None
+
+    def _went(self) -> None:
+        if self._going is not None:
+            self._going.cancel()
+            self._going = None
 
 
 def bounded(limits: Limits) -> type[BoundedProtocol]:
