@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,31 @@ class FakePairs:
         for row in rows:
             self.ranker.run += 1
             self.scores[row] = logit(self.query, self.items[row])
+
+
+class FakeEmbedder:
+    """Gives every text the same vector; while it is busy, when its gate is set.
+
+    Attributes:
+        begun: texts whose vectors were asked for.
+        ended: texts whose vectors were made.
+    """
+
+    def __init__(self) -> None:
+        self.width, self.busy, self.gate = 2, True, threading.Event()
+        self.encoder = SimpleNamespace(max_length=24, lengths=lambda texts: [len(text) for text in texts])
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+    def embed(
+        self, texts: list[str], dimensions: int | None = None, *, normalize: bool, unwanted: threading.Event
+    ) -> np.ndarray:
+        self.begun += texts
+        while self.busy and not self.gate.wait(0.001):
+            if unwanted.is_set():
+                raise CancelledError
+        self.ended += texts
+        return np.ones((len(texts), self.width), dtype=np.float32)
 
 
 def logit(query: str, item: str) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -189,8 +190,9 @@ class Embedder:
         )  # fmt: skip
 
     def embed(
-        self, texts: Sequence[str], dimensions: int | None = None, dtype: str = "float32", *, normalize: bool = True
-    ) -> npt.NDArray[Any]:
+        self, texts: Sequence[str], dimensions: int | None = None, dtype: str = "float32", *, normalize: bool = True,
+        unwanted: threading.Event | None = None,
+    ) -> npt.NDArray[Any]:  # fmt: skip
         """Turn texts into vectors; an empty one, and one in any script, has a vector too.
 
         Args:
@@ -198,6 +200,7 @@ class Embedder:
             dimensions: the first ones of a vector that are kept; None for all.
             dtype: float32, int8 or binary (`vectors.pack`).
             normalize: whether a float32 vector has length 1; the others' length says nothing.
+            unwanted: is set, by another thread, when nobody wants the vectors any more; None if that never happens.
 
         Returns:
             [texts, dimensions], or uint8 [texts, dimensions / 8 rounded up] for binary.
@@ -205,6 +208,7 @@ class Embedder:
         Raises:
             UserError: if there are no so many dimensions, or no such type.
             TypeError: if a text is none.
+            CancelledError: (of concurrent.futures) if nobody wanted them before all were made.
         """
         if dimensions is not None and not 1 <= dimensions <= self.width:
             raise UserError(f"dimensions={dimensions}: allowed is a number from 1 to {self.width}")
@@ -216,16 +220,26 @@ class Embedder:
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a text is a {type(text).__name__}: {text!r:.40}; texts are str")
-        vectors = self.vectors(self.encoder.ids(texts))
+        vectors = self.vectors(self.encoder.ids(texts), unwanted)
         return pack(prefix(vectors, dimensions or self.width, normalize=normalize), dtype)
 
-    def vectors(self, ids: Sequence[Int32]) -> Float32:
-        """Return the graph's output of texts tokenised by `encoder.ids`, float32 [texts, width], of any length."""
+    def vectors(self, ids: Sequence[Int32], unwanted: threading.Event | None = None) -> Float32:
+        """Return the graph's output of texts tokenised by `encoder.ids`, float32 [texts, width], of any length.
+
+        Args:
+            ids: of each text.
+            unwanted: as of `embed`.
+
+        Raises:
+            CancelledError: as of `embed`.
+        """
         vectors = np.empty((len(ids), self.width), dtype=np.float32)
         order = iter(sorted(range(len(ids)), key=lambda row: -len(ids[row])))  # no thread ends on a long one
 
         def work() -> None:
             for row in order:  # a list's iterator gives each row to one thread
+                if unwanted is not None and unwanted.is_set():
+                    raise CancelledError
                 length = len(ids[row])
                 feed = {
                     "input_ids": ids[row].astype(np.int64)[None],

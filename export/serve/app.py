@@ -24,9 +24,10 @@ from export.serve.api import About, Api, Body, check_size, decode, read_body
 from export.serve.cohere import V1, V2
 from export.serve.embed_api import EMBED_APIS
 from export.serve.embedding import EmbedEndpoint, Line
+from export.serve.leaving import unless_gone
 from export.serve.metrics import Metrics
 from export.serve.openapi import describe, operation
-from export.serve.refusal import BACKEND, GONE, OVERLOADED, TIMEOUT, UNHEALTHY, VALIDATION, Refused
+from export.serve.refusal import BACKEND, OVERLOADED, TIMEOUT, UNHEALTHY, VALIDATION, Refused
 from export.serve.request_log import RequestLog
 from export.serve.service import Ranking, RankRequest, Service
 from export.serve.tei import RERANK, refuse
@@ -133,14 +134,9 @@ class _Endpoint:
     async def _rank(self, request: Request, body: Body, texts: tuple[str, list[str]]) -> Ranking:
         urgency = read_urgency(request.headers, self.service.settings.queue.deadline_ms)
         asked = RankRequest(*texts, urgency.priority, urgency.user, urgency.deadline, self.api.counts_tokens)
-        ranking = asyncio.ensure_future(self._ranked(asked, body))
-        leaving = asyncio.ensure_future(request.receive())  # after the body nothing comes but the client's leaving
         self.metrics.began(self.service.dispatcher.waiting + 1)
         try:
-            await asyncio.wait((ranking, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not ranking.done():
-                raise Refused(499, GONE, "the client closed the connection")
-            return ranking.result()
+            return await unless_gone(request, self._ranked(asked, body))
         except QueueFull as full:
             after = {"retry-after": str(math.ceil(full.retry_after))}
             raise Refused(429, OVERLOADED, "Model is overloaded", after) from full
@@ -157,9 +153,6 @@ class _Endpoint:
                 raise _draining() from error
             logger.exception("scoring failed")
             raise Refused(424, BACKEND, "Inference failed") from error
-        finally:
-            ranking.cancel()
-            leaving.cancel()
 
     async def _ranked(self, asked: RankRequest, body: Body) -> Ranking:
         if body.uncut():

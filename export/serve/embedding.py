@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from starlette.responses import Response
 from export.runtime.embedder import Embedder
 from export.runtime.scorer import Float32
 from export.serve.api import About, Api, check_size, decode, read_body
+from export.serve.leaving import unless_gone
 from export.serve.metrics import Metrics
 from export.serve.refusal import BACKEND, OVERLOADED, TIMEOUT, UNHEALTHY, VALIDATION, Refused
 from export.serve.request_log import RequestLog
@@ -37,21 +40,27 @@ class Line:
         self.capacity, self.waiting = capacity, 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="vectors")
 
-    async def run(self, work: Callable[[], Any], deadline: float | None) -> Any:
+    async def run(self, work: Callable[[threading.Event], Any], deadline: float | None) -> Any:
         """Return what `work` returns, called by the worker; what nobody waits for any more is not begun.
 
+        Args:
+            work: is given an event that is set when nobody waits for it any more.
+            deadline: time.monotonic(); None for none.
+
         Raises:
-            Refused: 429 if too many wait, 504 at the deadline (time.monotonic()).
+            Refused: 429 if too many wait, 504 at the deadline.
         """
         if self.waiting >= self.capacity:
             raise Refused(429, OVERLOADED, "Model is overloaded", {"retry-after": "1"})
         self.waiting += 1
+        unwanted = threading.Event()
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._worker, work)
+            future = asyncio.get_running_loop().run_in_executor(self._worker, work, unwanted)
             return await asyncio.wait_for(future, None if deadline is None else deadline - time.monotonic())
         except asyncio.TimeoutError as error:
             raise Refused(504, TIMEOUT, "the deadline passed before the vectors were there") from error
         finally:
+            unwanted.set()
             self.waiting -= 1
 
     def close(self) -> None:
@@ -110,7 +119,8 @@ class EmbedEndpoint:
                 raise Refused(422, VALIDATION, f"dimensions: at most {embedder.width}. Given: {body.dimensions}")
             self.metrics.began(self.service.dispatcher.waiting + 1)
             try:
-                vectors, tokens = await self.line.run(lambda: _vectors(embedder, body), urgency.deadline)
+                work = self.line.run(partial(_vectors, embedder, body), urgency.deadline)
+                vectors, tokens = await unless_gone(request, work)
             except Refused:
                 raise
             except Exception as error:
@@ -119,11 +129,11 @@ class EmbedEndpoint:
             return vectors, About(served.name, tokens)
 
 
-def _vectors(embedder: Embedder, body: Any) -> tuple[Float32, int]:
+def _vectors(embedder: Embedder, body: Any, unwanted: threading.Event) -> tuple[Float32, int]:
     """Return the vectors of a request, and the tokens that were read of it."""
     most = embedder.encoder.max_length
     lengths = embedder.encoder.lengths(body.texts())
     if body.uncut() and max(lengths) > most:
         raise Refused(413, VALIDATION, f"inputs must have at most {most} tokens. Given: {max(lengths)}")
-    vectors = embedder.embed(body.texts(), body.dimensions, normalize=body.normalize)
+    vectors = embedder.embed(body.texts(), body.dimensions, normalize=body.normalize, unwanted=unwanted)
     return vectors, sum(min(length, most) for length in lengths)

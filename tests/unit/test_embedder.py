@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,3 +178,23 @@ def test_a_forked_process_embeds_too(made):
         found = queue.get(timeout=30)
         child.join(10)
     assert (found == expected).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_vectors_that_nobody_wants_any_more_are_not_made(made, monkeypatch, threads):
+    checkpoint, graphs, _ = made
+    unwanted, runs = threading.Event(), []
+    with load(checkpoint, graphs, threads=threads) as embedder:
+        asked = texts(40)
+        expected = embedder.embed(asked)
+        assert (embedder.embed(asked, unwanted=unwanted) == expected).all()
+
+        def run(outputs, feed):
+            runs.append(1)
+            unwanted.set()
+            return [np.zeros((1, embedder.width), dtype=np.float32)]
+
+        monkeypatch.setattr(embedder, "_session", SimpleNamespace(run=run))
+        with pytest.raises(CancelledError):
+            embedder.embed(asked, unwanted=unwanted)
+    assert len(runs) <= threads

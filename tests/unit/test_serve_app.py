@@ -21,7 +21,7 @@ from export.serve.app import create_app
 from export.serve.served import Served, ServedLevel
 from export.serve.service import Service
 from export.serve.settings import Limits, Log, Queue, Settings
-from tests.fake_ranker import FakeRanker, body, logit
+from tests.fake_ranker import FakeEmbedder, FakeRanker, body, logit
 
 JSON = {"content-type": "application/json"}
 SMALL = Settings(limits=Limits(body_bytes=2_000, texts=5, text_characters=100, concurrency=2))
@@ -32,9 +32,9 @@ PATHS = {"/rerank": TEI, "/v1/rerank": COHERE, "/v2/rerank": COHERE}
 Scenario = Callable[[httpx.AsyncClient, FakeRanker, Service], Awaitable[object]]
 
 
-def model_of(ranker: FakeRanker) -> Model[Served]:
+def model_of(ranker: FakeRanker, embedder: FakeEmbedder | None = None) -> Model[Served]:
     plan = OneModel(ranker)
-    return Model("fake", Served(ranker, (ServedLevel("fake", plan, plan),)), ranker.close)
+    return Model("fake", Served(ranker, (ServedLevel("fake", plan, plan),), embedder=embedder), ranker.close)
 
 
 def run(scenario: Scenario, configured: Settings = SMALL, tokens: tuple[str, ...] = ()) -> object:
@@ -228,15 +228,13 @@ def test_a_deadline_is_kept_and_the_work_dropped(default):
     assert scored < len(TEXTS)
 
 
-def test_a_client_that_hangs_up_frees_its_work():
-    ranker = FakeRanker()
-    service = Service(model_of(ranker), SMALL, threads=1)
+async def ask_and_leave(app: Callable[..., Awaitable[None]], path: str, content: bytes, gone: asyncio.Event) -> None:
+    """Send a request over a connection that its client closes when `gone` is set."""
     scope = {
-        "type": "http", "method": "POST", "path": "/rerank", "raw_path": b"/rerank", "query_string": b"",
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
         "http_version": "1.1", "headers": [(b"content-type", b"application/json")], "scheme": "http", "root_path": "",
     }  # fmt: skip
-    gone = asyncio.Event()
-    messages = iter([{"type": "http.request", "body": TEI}])
+    messages = iter([{"type": "http.request", "body": content}])
 
     async def receive():
         for message in messages:
@@ -247,9 +245,17 @@ def test_a_client_that_hangs_up_frees_its_work():
     async def send(message):
         pass
 
+    await app(scope, receive, send)
+
+
+def test_a_client_that_hangs_up_frees_its_work():
+    ranker = FakeRanker()
+    service = Service(model_of(ranker), SMALL, threads=1)
+    gone = asyncio.Event()
+
     async def scenario():
         ranker.gate.clear()
-        answering = asyncio.ensure_future(create_app(service)(scope, receive, send))
+        answering = asyncio.ensure_future(ask_and_leave(create_app(service), "/rerank", TEI, gone))
         while not service.dispatcher.waiting:
             await asyncio.sleep(0.001)
         gone.set()
@@ -260,6 +266,32 @@ def test_a_client_that_hangs_up_frees_its_work():
     asyncio.run(scenario())
     service.close()
     assert ranker.run < len(TEXTS)
+
+
+@pytest.mark.parametrize(("path", "field"), [("/embed", "inputs"), ("/v1/embeddings", "input")])
+def test_clients_that_hang_up_free_the_vectors_that_are_made_and_those_that_wait(path, field):
+    embedder = FakeEmbedder()
+    service = Service(model_of(FakeRanker(), embedder), SMALL, threads=1)
+
+    async def scenario():
+        app, gone = create_app(service), asyncio.Event()
+        leaving = [asyncio.ensure_future(ask_and_leave(app, path, body(**{field: [t]}), gone)) for t in ("a", "b")]
+        for _ in range(2_000):
+            if embedder.begun:
+                break
+            await asyncio.sleep(0.001)
+        gone.set()
+        await asyncio.wait_for(asyncio.gather(*leaving), 10)
+        embedder.busy = False
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ranker") as client:
+            return await client.post(path, content=body(**{field: ["c"]}), headers=JSON)
+
+    try:
+        assert asyncio.run(scenario()).status_code == 200
+    finally:
+        embedder.gate.set()
+        service.close()
+    assert (embedder.begun, embedder.ended) == (["a", "c"], ["c"])
 
 
 async def _idle(service: Service) -> None:
