@@ -17,6 +17,7 @@ from export.cli_options import Folder, StatesFolder, Threads, VariantName
 from export.embed_cli import embed
 from export.errors import UserError
 from export.judge_cli import bench, compare, gate
+from export.printing import say
 from export.serve.cli import serve
 from export.states_cli import states as states_
 
@@ -55,7 +56,7 @@ def bundle(
         from export.bundle import write_bundle
 
         write_bundle(run, output, sign)
-    typer.echo(str(output))
+        say(str(output))
 
 
 @app.command()
@@ -80,7 +81,7 @@ def verify(
         for finding in findings_of(bundle, variant or (), key):
             wrong += not finding.ok
             if not (quiet and finding.ok):
-                typer.secho(
+                say(
                     f"{'ok   ' if finding.ok else 'WRONG'} {finding.what}: {finding.detail}",
                     fg=None if finding.ok else "red",
                 )
@@ -127,9 +128,9 @@ def rank(
             for index, score in ranker.rank(query, texts, top):
                 if as_json:
                     row = {"line": lines[index], "score": score, "item": texts[index]}
-                    typer.echo(json.dumps(row, ensure_ascii=False))
+                    say(json.dumps(row, ensure_ascii=False))
                 else:
-                    typer.echo(f"{score:8.4f}  {texts[index]}")
+                    say(f"{score:8.4f}  {texts[index]}")
 
 
 @app.command()
@@ -150,7 +151,7 @@ def shorten(
             raise UserError(f"{bundle} has no {SHORTENER}: its student reads whole items")
         found = dict(zip(*_read_items(items), strict=True))
         for line in range(1, max(found) + 1):  # blank ones too: the output is as long as the input
-            typer.echo(shortener.shorten(found.get(line, "")))
+            say(shortener.shorten(found.get(line, "")))
 
 
 def _telling(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,7 +174,7 @@ def _read_items(path: Path | None) -> tuple[list[int], list[str]]:
         typer.secho("items, one a line; end with Ctrl-D", err=True, dim=True)
     try:
         content = sys.stdin.buffer.read() if path is None else path.read_bytes()
-        lines = [line.rstrip("\r") for line in content.decode("utf-8").split("\n")]
+        lines = [line.rstrip("\r") for line in content.decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

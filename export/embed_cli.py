@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from export.cli_options import Folder, VariantName
+from export.printing import say
 
 
 def embed(
@@ -49,4 +50,4 @@ def embed(
     ):
         rows, made = embed_file(embedder, job, progress.update)
     again = f", {made} of them by an earlier run" if made else ""
-    typer.echo(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")
+    say(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")

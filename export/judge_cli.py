@@ -12,6 +12,7 @@ import typer
 
 from export.cli_options import Folder, Threads, VariantName
 from export.errors import UserError
+from export.printing import printing, say
 
 
 def bench(
@@ -49,10 +50,10 @@ def bench(
     host = describe_host()
     if as_json:
         told = {"host": host, "versions": versions(("rankdistill", "onnxruntime", "tokenizers", "numpy"))}
-        typer.echo(json.dumps(told | {"variants": [row.as_dict() for row in rows]}, indent=2))
+        say(json.dumps(told | {"variants": [row.as_dict() for row in rows]}, indent=2))
         return
     _print_phases([row.as_dict() for row in rows])
-    typer.echo(
+    say(
         f"{rows[0].requests} requests ({rows[0].pairs} pairs) of each graph; threads: {rows[0].threads}; "
         f"{host['processor']}"
     )
@@ -95,8 +96,8 @@ def gate(
             progress=lambda what, share: bar.update(task, description=what, completed=share),
         )  # fmt: skip
     for line in verdict.lines:
-        typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
-    typer.echo(verdict.verdict)
+        say(f"{line.verdict:12} {verdict_.finding(line)}")
+    say(verdict.verdict)
     title = about["bundle"]
     for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
         if path is not None:
@@ -178,4 +179,5 @@ def _print_phases(rows: list[dict[str, Any]]) -> None:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
         table.add_row(row["variant"], *(f"{row[column]:.{0 if column == 'pairs_per_s' else 1}f}" for column in columns))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    with printing():
+        Console(width=None if sys.stdout.isatty() else 120).print(table)

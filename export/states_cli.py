@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from export.cli_options import Folder, Threads, VariantName
+from export.printing import say
 
 
 def states(
@@ -37,8 +38,6 @@ def states(
             bundle, texts, target, variant=variant, threads=threads or available_cores(), progress=progress.update
         )
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
-    typer.echo(f"{target}: states of {found - long} different items, {size:.1f} MB")
+    say(f"{target}: states of {found - long} different items, {size:.1f} MB")
     if long:
-        typer.echo(
-            f"{long} items are too long to stand beside a query uncut; they are computed when they are asked for"
-        )
+        say(f"{long} items are too long to stand beside a query uncut; they are computed when they are asked for")
