@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from export.errors import BundleError
 from export.runtime.processor import abilities, meets
 from export.runtime.shape import Schema, Within, broken
-from export.runtime.untrusted import hash_file, read_json
+from export.runtime.untrusted import hash_file, parse_json, read_bytes
 
 FORMAT = 1  # raised when an older runtime could no longer read a bundle
 MANIFEST, SUMS, SIGNATURE = "manifest.json", "SHA256SUMS", "signature.json"
@@ -113,11 +114,13 @@ class Manifest:
         folder: of the bundle.
         content: everything it says.
         variants: the graphs, the one to prefer first.
+        digest: sha256 of the file that was read, in hex; empty of a manifest that was made otherwise.
     """
 
     folder: Path
     content: Mapping[str, Any]
     variants: tuple[Variant, ...]
+    digest: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -133,7 +136,8 @@ class Manifest:
             raise BundleError(f"{path}: {error.strerror}") from error
         if not there:
             raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; `ranker bundle RUN` makes one")
-        content = read_json(path, MOST_MANIFEST)
+        written = read_bytes(path, MOST_MANIFEST)
+        content = parse_json(written, str(path))
         if isinstance(content, dict) and content.get("format") != FORMAT:
             raise BundleError(f"{path}: format {content.get('format')!r:.40}; this version reads format {FORMAT}")
         if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
@@ -142,7 +146,7 @@ class Manifest:
         parts = chain(_contradictions(content, variants), _loose_parts(content), _split_parts(content, variants))
         if problem := next(parts, None):
             raise BundleError(f"{path}: {problem}")
-        return cls(Path(folder), content, variants)
+        return cls(Path(folder), content, variants, hashlib.sha256(written).hexdigest())
 
     @property
     def max_length(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.errors import UserError
 from export.files import write_atomic
-from export.runtime.manifest import MANIFEST
+from export.runtime.manifest import MANIFEST, Manifest
 from export.runtime.untrusted import hash_file
 
 ROLL_BACK, OFFER = "roll_back", "offer"
@@ -34,9 +34,9 @@ class Commands:
         rows = [json.loads((self._folder / name).read_text(encoding="utf-8")) for name in names]
         return [(row["what"], row["bundle"]) for row in rows]
 
-    def keep_current(self, bundle: Path) -> None:
-        """Say which bundle answers, for a worker that is begun later."""
-        told = {"bundle": str(bundle.resolve()), MANIFEST: hash_file(bundle / MANIFEST)}
+    def keep_current(self, manifest: Manifest) -> None:
+        """Say which bundle answers, for a worker that is begun later: the one that was read, whatever stands there."""
+        told = {"bundle": str(manifest.folder.resolve()), MANIFEST: manifest.digest}
         write_atomic(self._folder / CURRENT, json.dumps(told))
 
 

@@ -184,7 +184,7 @@ class Reload:
 
     def _tell_current(self) -> None:
         if self._commands is not None:
-            self._commands.keep_current(self.slot.current.content.ranker.manifest.folder)
+            self._commands.keep_current(self.slot.current.content.ranker.manifest)
 
     def _begin_thread(self, name: str, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
@@ -205,7 +205,7 @@ class Reload:
                     if what == ROLL_BACK:
                         self.roll_back()
                     else:
-                        self._begin(Path(bundle))
+                        self._begin(Path(bundle).resolve())  # a link may lead elsewhere later
 
     @contextlib.contextmanager
     def _mistakes_told(self) -> Iterator[None]:

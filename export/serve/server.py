@@ -66,7 +66,7 @@ def serve(bundle: Path, settings: Settings, tell: Callable[[str], None]) -> None
     settings.admin.read()  # a mistake in it is told before workers begin
     with tempfile.TemporaryDirectory(prefix="ranker-commands-") as folder:
         # a worker that is replaced begins with what answers, not with what its link leads to by then
-        Commands(Path(folder)).keep_current(bundle)
+        Commands(Path(folder)).keep_current(manifest)
         run_here = partial(run, commands=Path(folder))
         if settings.workers == 1:
             run_here(bundle, settings, listener, lambda: tell(line))

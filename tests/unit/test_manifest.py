@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from export.errors import BundleError
 from export.runtime.manifest import Manifest, is_inside, pick
 from export.runtime.shape import Within, broken
+from export.runtime.untrusted import hash_file
 from export.variants import OFFERED
 from tests.faults.bundles import copy, edit
 
@@ -111,6 +112,10 @@ def test_what_is_wrong_is_told_with_its_place(value, schema, line):
 )
 def test_what_is_right_is_not_told(value, schema):
     assert list(broken(value, schema, "")) == []
+
+
+def test_a_manifest_knows_the_digest_of_its_file(bundle):
+    assert Manifest.read(bundle).digest == hash_file(bundle / "manifest.json")
 
 
 def test_a_manifest_with_much_wrong_is_told_in_one_short_line(bundle, tmp_path):

@@ -1,5 +1,7 @@
 """A bundle's way into a service that answers meanwhile: never a bad one, never a request lost or mixed."""
 
+import dataclasses
+import hashlib
 import random
 import re
 import threading
@@ -10,10 +12,12 @@ import pytest
 
 from export.errors import BundleError, UserError
 from export.runtime.dispatcher import Dispatcher
+from export.runtime.manifest import MANIFEST
 from export.runtime.plan import OneModel
 from export.runtime.swap import Model, Slot
 from export.runtime.trial import Probation, TrialBudget
 from export.serve import reload
+from export.serve.commands import Commands, current
 from export.serve.reload import Reload
 from export.serve.served import Served, ServedLevel
 from tests.fake_ranker import FakePairs, FakeRanker
@@ -202,6 +206,28 @@ def test_going_back_on_command(served, checked):
         assert service.roll_back() == "0"
     until(lambda: rankers[1].closed)
     assert not rankers[0].closed
+
+
+def test_a_later_worker_does_not_begin_with_what_was_swapped_out_though_it_stands_in_the_old_ones_place(
+    served, checked, tmp_path
+):
+    rankers, _, _, service, _ = served
+    service.share, rankers[1] = 0.0, Ranker(1)
+    live, told = tmp_path / "live", tmp_path / "told"
+    live.mkdir()
+    told.mkdir()
+    for number, ranker in rankers.items():
+        digest = hashlib.sha256(str(number).encode()).hexdigest()
+        ranker.manifest = dataclasses.replace(ranker.manifest, folder=live, digest=digest)
+    service.watch(None, 1.0, Commands(told))
+    (live / MANIFEST).write_text("1")
+    assert service.offer(1).accepted
+    assert current(told) == live
+    service.roll_back()
+    with pytest.raises(UserError, match="was replaced by another"):
+        current(told)
+    (live / MANIFEST).write_text("0")
+    assert current(told) == live
 
 
 def test_a_newer_one_ends_the_trial_of_an_older(served, checked):
