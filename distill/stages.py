@@ -226,7 +226,7 @@ class Store:
             doomed = folder.with_name(f"{WORK}removed-{key}")  # renamed first: no half a stage under its own name
             shutil.rmtree(doomed, ignore_errors=True)
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)  # another prune may be at it: what is left is a killed build's
         finally:
             lock.release()
         return True

@@ -101,7 +101,7 @@ def read_run(folder: Path, job: bool = False) -> Tracked:
             summary=_summary(tradeoff, gate),
             version=_version(folder / "config.yaml"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder} cannot be read: {type(error).__name__} {error}; give the run's command again"
         ) from error

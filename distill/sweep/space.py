@@ -84,6 +84,8 @@ def _distribution(override: Override) -> BaseDistribution:
                 raise ValueError("its ends must be finite")
             return FloatDistribution(low, high, log=log)
         if isinstance(sweep, ChoiceSweep | RangeSweep):
+            if "log" in sweep.tags:
+                raise ValueError("log is of an interval: tag(log,interval(LOW,HIGH)), tag(log,int(interval(LOW,HIGH)))")
             sweep.shuffle = False  # the sampler chooses; a study that goes on must find the same choices
         if isinstance(sweep, RangeSweep) and isinstance(values := sweep.range(), range):
             if not values:

@@ -103,6 +103,8 @@ def test_nothing_to_search_is_told_with_an_example(overrides):
         ("a=interval(nan,1)", "its ends must be finite"),
         ("a=range(1,1)", "it is empty"),
         ("a=range(1,5,-1)", "it is empty"),
+        ("student.layers=tag(log,range(1,65))", "log is of an interval"),
+        ("student.layers=tag(log,choice(1,2))", "log is of an interval"),
     ],
 )
 def test_what_is_no_interval_is_named(override, reason):
