@@ -15,3 +15,9 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Pairs sco
 StatesFolder = Annotated[
     Path | None, typer.Option("--states", help="Folder of `ranker states`, from which a split student scores.")
 ]
+TextFile = Annotated[
+    Path, typer.Argument(metavar="IN", help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False)
+]
+TextFields = Annotated[
+    list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
+]

@@ -7,20 +7,15 @@ from typing import Annotated
 
 import typer
 
-from export.cli_options import Folder, VariantName
+from export.cli_options import Folder, TextFields, TextFile, VariantName
 from export.printing import say
 
 
 def embed(
     bundle: Folder,
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="IN", help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False),
-    ],
+    source: TextFile,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Vectors: .npy, .parquet, .arrow.", show_default=False)],
-    text_field: Annotated[
-        list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
-    ] = None,
+    text_field: TextFields = None,
     id_field: Annotated[
         str | None, typer.Option("--id-field", help="Column of the id; without it, the row's number from 0.")
     ] = None,

@@ -7,20 +7,15 @@ from typing import Annotated
 
 import typer
 
-from export.cli_options import Folder, Threads, VariantName
+from export.cli_options import Folder, TextFields, TextFile, Threads, VariantName
 from export.printing import say
 
 
 def states(
     bundle: Folder,
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="IN", help="Items: .txt, .jsonl, .csv, .tsv, .parquet, .arrow.", show_default=False),
-    ],
+    source: TextFile,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
-    text_field: Annotated[
-        list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
-    ] = None,
+    text_field: TextFields = None,
     variant: VariantName = None,
     threads: Threads = None,
 ) -> None:
