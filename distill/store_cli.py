@@ -36,9 +36,10 @@ class Entry:
 def referred(runs: Path) -> dict[str, int]:
     """Return how many runs refer to each stage, by its key."""
     counts: dict[str, int] = {}
-    for path in runs.rglob("run.json"):
-        if (runs / "stages") in path.parents:
-            continue
+    folders = [
+        path for path in runs.iterdir() if path.is_dir() and path.name != "stages"
+    ]  # whose files are many, and no runs
+    for path in (path for folder in folders for path in folder.rglob("run.json")):
         try:
             stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
             keys = {Path(stage).name for stage in stages}

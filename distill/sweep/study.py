@@ -67,7 +67,7 @@ class Study:
         self._sampler = partial(_sampler, sampler, seed, population)
 
     def ask(self) -> Trial:
-        """Return the next trial, its choices made: others than those of processes that share the study and asked before."""
+        """Return the next trial, its choices made: other ones than whoever shares the study and asked before has."""
         self._study.sampler = self._sampler(len(self._study.trials))
         trial = self._study.ask(dict(self._space.distributions))
         trial.set_user_attr(OWNER, _me())
