@@ -189,6 +189,14 @@ def test_a_set_is_summarised_when_all_its_runs_are_there(quality):
         quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
 
 
+def test_students_without_the_one_that_has_a_twin_on_labels_are_judged_without_that_comparison(quality):
+    jobs = quality.jobs({"wikiqa": None}, ["l1_h384", "l3_h384-split2"])
+    assert [job.name for job in jobs] == ["wikiqa-l1_h384", "wikiqa-l3_h384-split2"]
+    result = quality.summarise({jobs[0]: record(1), jobs[1]: record(2)}, "wikiqa", ["l1_h384", "l3_h384-split2"])
+    assert [*result["students"]] == ["l1_h384", "l3_h384-split2"]
+    assert not {"labels_alone", "distilled_above_labels"} & set(result)
+
+
 def test_a_split_student_is_judged_by_what_it_costs_with_items_states(quality):
     split = record(1)
     split["models"] = [row | {"engine": "states"} if row["model"] == "student" else row for row in split["models"]]
