@@ -19,6 +19,7 @@ from pathlib import Path
 from export.errors import BundleError, UserError
 from export.runtime.dispatcher import Dispatcher
 from export.runtime.job import Answer
+from export.runtime.manifest import Manifest
 from export.runtime.swap import Model, Slot
 from export.runtime.trial import Probation, Trial, TrialBudget, TrialVerdict
 from export.serve.commands import ROLL_BACK, Commands
@@ -232,8 +233,10 @@ class Reload:
     def _offer(self, folder: Path) -> Offer:
         model: Model[Served] | None = None
         try:
-            check(folder, self._key, self._stop)
+            verified = check(folder, self._key, self._stop)
             model = self._load(folder)
+            if model.content.ranker.manifest.digest != verified:
+                raise BundleError(f"{folder} was replaced while it was checked")
             if model.name == self.slot.current.name:
                 model.retire()
                 return Offer(str(folder), model.name, False, f"{model.name} answers already")
@@ -280,7 +283,7 @@ class Reload:
                 self.roll_back(verdict.reason, model)
 
 
-def check(folder: Path, key: Path | None, stop: threading.Event) -> None:
+def check(folder: Path, key: Path | None, stop: threading.Event) -> str:
     """Verify a bundle in a process of its own, which a broken graph may take down.
 
     Args:
@@ -288,9 +291,13 @@ def check(folder: Path, key: Path | None, stop: threading.Event) -> None:
         key: file of the public key that must have signed it; None to ask for no signature.
         stop: ends it early.
 
+    Returns:
+        The digest of the manifest that was there before: whoever loads another one has a bundle that was not checked.
+
     Raises:
         BundleError: naming the first thing that is wrong.
     """
+    digest = Manifest.read(folder).digest
     command = [sys.executable, "-c", VERIFY, "verify", str(folder), "--quiet", *(["--key", str(key)] if key else [])]
     end = time.monotonic() + VERIFY_S
     with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -305,3 +312,4 @@ def check(folder: Path, key: Path | None, stop: threading.Event) -> None:
     if process.returncode:
         ended = f"verifying {folder} ended with {process.returncode}"
         raise BundleError(told[0].removeprefix("ranker: ") if told else ended)
+    return digest

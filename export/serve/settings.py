@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from export.errors import UserError
 from export.runtime.policy import POLICIES
@@ -248,11 +249,24 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"cache.head={settings.cache.head}: its folder is not there"
     if settings.reload.key is not None and not Path(settings.reload.key).is_file():
         yield f"reload.key={settings.reload.key}: no such file"
-    watched = settings.reload.watch
-    if watched is not None and not watched.startswith(("http://", "https://")) and not Path(watched).parent.is_dir():
-        yield f"reload.watch={watched}: neither a folder, nor is there one to hold it"
+    if settings.reload.watch is not None:
+        yield from _watch_mistakes(settings.reload.watch)
     if settings.log.texts and not settings.log.requests:
         yield "log.texts=true needs log.requests=true: texts are written with their request"
+
+
+def _watch_mistakes(where: str) -> Iterator[str]:
+    if where.startswith(("http://", "https://")):
+        try:
+            parts = urlsplit(where)
+            port = parts.port
+        except ValueError as error:
+            yield f"reload.watch={where}: no address: {error}"
+            return
+        if not parts.hostname or port == 0 or not where.isprintable() or " " in where:
+            yield f"reload.watch={where}: no address; allowed is http(s)://HOST[:PORT]/PATH"
+    elif not Path(where).parent.is_dir():
+        yield f"reload.watch={where}: neither a folder, nor is there one to hold it"
 
 
 def _mistakes(kind: Any, given: Any, where: str) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Ranker(FakeRanker):
         super().__init__()
         self.number, self.work_s, self.sign, self.broken = number, work_s, sign, broken
         self.key = str(number)
+        self.manifest = dataclasses.replace(self.manifest, digest=digest_of(number))
         self.closed = False
 
     def pairs(self, query, items):
@@ -52,15 +53,31 @@ class Pairs(FakePairs):
         assert not self.ranker.closed
 
 
+def same_as(ranker, number):
+    """The model of a ranker in the bundle of another number."""
+    ranker.manifest = dataclasses.replace(ranker.manifest, digest=digest_of(number))
+    return ranker
+
+
 def model_of(ranker):
     plan = OneModel(ranker)
     return Model(ranker.key, Served(ranker, (ServedLevel("fake", plan, plan),)), ranker.close)
 
 
+def digest_of(number):
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
 @pytest.fixture
 def checked(monkeypatch):
+    """The bundles that were offered, each of which holds what is checked."""
     seen = []
-    monkeypatch.setattr(reload, "check", lambda folder, key, stop: seen.append(folder))
+
+    def check(number, key, stop):
+        seen.append(number)
+        return digest_of(number)
+
+    monkeypatch.setattr(reload, "check", check)
     return seen
 
 
@@ -135,7 +152,7 @@ def test_a_good_one_is_checked_warmed_tried_and_swapped_in(served, checked):
         (Ranker(1, work_s=0.004), "slower than 3"),
         (Ranker(1, sign=-1.0), "ranks otherwise"),
         (Ranker(1, broken=ValueError("no")), "requests failed, the last by ValueError: no"),
-        (Ranker(0), "answers already"),
+        (same_as(Ranker(0), 1), "answers already"),
     ],
 )
 def test_one_that_breaks_the_budget_never_answers(served, checked, ranker, said):
@@ -162,6 +179,15 @@ def test_one_that_fails_its_checks_is_never_loaded(served, monkeypatch):
     assert (offer.accepted, offer.reason) == (False, "nowhere: flipped bit")
     assert slot.current.name == "0"
     assert [*service.offers] == [offer]
+
+
+def test_one_that_is_replaced_between_its_check_and_its_loading_never_answers(served, checked):
+    rankers, slot, _, service, _ = served
+    service.share, rankers[1] = 0.0, Ranker(2)
+    offer = service.offer(1)
+    assert (offer.accepted, offer.reason) == (False, "1 was replaced while it was checked")
+    assert slot.current.name == "0"
+    assert rankers[1].closed
 
 
 def test_one_whose_loading_fails_in_an_unexpected_way_is_told(served, checked):
@@ -216,9 +242,8 @@ def test_a_later_worker_does_not_begin_with_what_was_swapped_out_though_it_stand
     live, told = tmp_path / "live", tmp_path / "told"
     live.mkdir()
     told.mkdir()
-    for number, ranker in rankers.items():
-        digest = hashlib.sha256(str(number).encode()).hexdigest()
-        ranker.manifest = dataclasses.replace(ranker.manifest, folder=live, digest=digest)
+    for ranker in rankers.values():
+        ranker.manifest = dataclasses.replace(ranker.manifest, folder=live)
     service.watch(None, 1.0, Commands(told))
     (live / MANIFEST).write_text("1")
     assert service.offer(1).accepted
