@@ -7,7 +7,6 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import optuna
@@ -19,12 +18,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill.errors import ConfigError
 from distill.pruning import Curve, Rivals
+from distill.sweep.sampler import SAMPLERS, NumberedSampler
 from distill.sweep.space import Space
 
 log = logging.getLogger(__name__)
 
 OWNER, FOLDER, CURVE, BEGUN = "owner", "folder", "curve", "begun with"
-SAMPLERS = ("tpe", "nsga2")
 DIRECTIONS = ("maximize", "minimize")
 
 
@@ -57,18 +56,17 @@ class Study:
         self.objectives, self._space = objectives, space
         try:
             self._study = optuna.create_study(
-                storage=_open(storage), study_name=name, directions=list(objectives.values()), load_if_exists=True
-            )
+                storage=_open(storage), study_name=name, directions=list(objectives.values()), load_if_exists=True,
+                sampler=NumberedSampler(sampler, seed, population),
+            )  # fmt: skip
         except Exception as error:  # each database's driver has errors of its own
             told = str(error).strip().splitlines() or [type(error).__name__]
             line = f"hydra.sweeper.storage={storage}: cannot be opened: {told[0]}"
             raise ConfigError(_without_passwords(line)) from error
         self._check(name)
-        self._sampler = partial(_sampler, sampler, seed, population)
 
     def ask(self) -> Trial:
         """Return the next trial, its choices made: other ones than whoever shares the study and asked before has."""
-        self._study.sampler = self._sampler(len(self._study.trials))
         trial = self._study.ask(dict(self._space.distributions))
         trial.set_user_attr(OWNER, _me())
         return trial
@@ -168,14 +166,6 @@ def _open(storage: str) -> str | BaseStorage:
 
 def _without_passwords(text: str) -> str:
     return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
-
-
-def _sampler(name: str, seed: int | None, population: int, begun: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial after so many; what was drawn before must not be drawn again."""
-    seed = None if seed is None else seed + begun
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
 def _me() -> str:

@@ -337,6 +337,20 @@ def test_processes_that_begin_a_study_together_draw_different_trials(tmp_path, s
 
 
 @pytest.mark.parametrize("sampler", study_.SAMPLERS)
+def test_processes_that_ask_in_the_same_moment_draw_different_trials(tmp_path, monkeypatch, sampler):
+    one, other = study(tmp_path, sampler=sampler), study(tmp_path, sampler=sampler)
+    ask, trials = one._study.ask, []
+
+    def late(distributions):
+        trials.append(other.ask())  # after the first has begun to ask, before it has a trial
+        return ask(distributions)
+
+    monkeypatch.setattr(one._study, "ask", late)
+    trials.append(one.ask())
+    assert len({trial.params["student.fit.learning_rate"] for trial in trials}) == 2
+
+
+@pytest.mark.parametrize("sampler", study_.SAMPLERS)
 def test_what_was_measured_shapes_what_is_drawn(tmp_path, sampler):
     drawn = []
     for name, sign in (("a", 1), ("b", -1)):
