@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,10 +37,8 @@ class Entry:
 def referred(runs: Path) -> dict[str, int]:
     """Return how many runs refer to each stage, by its key."""
     counts: dict[str, int] = {}
-    folders = [
-        path for path in runs.iterdir() if path.is_dir() and path.name != "stages"
-    ]  # whose files are many, and no runs
-    for path in (path for folder in folders for path in folder.rglob("run.json")):
+    folders = [path for path in runs.iterdir() if path.name != "stages"]  # whose files are many, and no runs
+    for path in (path for folder in folders for path in _files(folder) if path.name == "run.json"):
         try:
             stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
             keys = {Path(stage).name for stage in stages}
@@ -123,7 +122,22 @@ def _entries_or_exit(runs: Path) -> list[Entry]:
 
 def _megabytes(folder: Path) -> float:
     total = 0
-    for path in folder.rglob("*"):
+    for path in _files(folder):
         with suppress(FileNotFoundError):  # a build goes on
-            total += path.stat().st_size if path.is_file() else 0
+            total += path.stat().st_size
     return total / 1e6
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, in which others may write and delete meanwhile.
+
+    Raises:
+        UserError: if a folder cannot be read, for what is not seen there would be taken for not there.
+    """
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for where, _, names in os.walk(folder, onerror=unreadable):
+        yield from (Path(where, name) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,38 @@ def test_prune_keeps_what_is_being_made(runs):
         result = CliRunner().invoke(app, ["prune", "--runs", str(runs)])
     assert f"kept {unused}" in result.output
     assert unused in Store(runs / "stages").finished()
+
+
+@pytest.mark.parametrize("command", ["list", "prune"])
+def test_folders_that_vanish_while_they_are_looked_at_are_none(runs, monkeypatch, command):
+    (runs / "run" / "gone").mkdir(parents=True, exist_ok=True)
+    scandir = os.scandir
+
+    def late(path):
+        if str(path).endswith("gone"):
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert CliRunner().invoke(app, [command, "--runs", str(runs)]).exit_code == 0
+    assert not (runs / "run" / "gone").exists()
+
+
+def test_prune_refuses_when_a_folder_of_runs_cannot_be_read(runs, monkeypatch):
+    (runs / "hidden").mkdir()
+    before, scandir = sorted(runs.rglob("*")), os.scandir
+
+    def closed(path):
+        if str(path).endswith("hidden"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        result = CliRunner().invoke(app, ["prune", "--runs", str(runs)])
+    assert result.exit_code == 2
+    assert result.output.strip() == f"{runs / 'hidden'} cannot be read: Permission denied"
+    assert sorted(runs.rglob("*")) == before
 
 
 def test_prune_refuses_when_a_run_cannot_be_read(runs):
