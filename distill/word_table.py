@@ -1,17 +1,20 @@
 """A word table of the kept tokens alone, in a model's place of the full one while it trains.
 
 Training touches the kept rows only, and every dropped token looks [UNK]'s row up, which learns from all of them. What
-is saved is an ordinary BERT of the full vocabulary again: a dropped token's row equals [UNK]'s.
+is saved is an ordinary BERT of the full vocabulary again: a dropped token's row equals [UNK]'s. By that a later
+training finds them again.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
 from distill.records import Int64
+from export.bert_graph import distinct_rows
 
 
 class KeptEmbedding(nn.Embedding):
@@ -24,13 +27,11 @@ class KeptEmbedding(nn.Embedding):
 
     rows: Tensor
 
-    def __init__(self, table: nn.Embedding, kept: Int64, unknown: int) -> None:
+    def __init__(self, table: nn.Embedding, kept: Int64, rows: Int64) -> None:
         ids = torch.from_numpy(kept).to(table.weight.device)
-        rows = torch.full((table.num_embeddings,), int(torch.searchsorted(ids, unknown)), device=ids.device)
-        rows[ids] = torch.arange(len(ids), device=ids.device)
         padding = None if table.padding_idx is None else int(rows[table.padding_idx])
         super().__init__(len(ids), table.embedding_dim, padding, _weight=table.weight.detach()[ids])
-        self.register_buffer("rows", rows)
+        self.register_buffer("rows", torch.from_numpy(rows).to(ids.device))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Embedding's name for it)
         """Return the tokens' rows, float [..., width], of ids int64 [...]."""
@@ -58,7 +59,21 @@ def cut(model: BertForSequenceClassification, kept: Int64, unknown: int) -> None
     if unknown not in kept:
         raise ValueError(f"the unknown token {unknown} is not among the kept ones")
     embeddings = model.bert.embeddings
-    embeddings.word_embeddings = KeptEmbedding(embeddings.word_embeddings, kept, unknown)
+    rows = np.full(embeddings.word_embeddings.num_embeddings, np.searchsorted(kept, unknown), dtype=np.int64)
+    rows[kept] = np.arange(len(kept))
+    embeddings.word_embeddings = KeptEmbedding(embeddings.word_embeddings, kept, rows)
+
+
+def tie(model: BertForSequenceClassification) -> None:
+    """Leave a model the rows that differ: tokens whose rows are equal, as those that were dropped, learn as one.
+
+    Args:
+        model: changed in place, unless all its rows differ.
+    """
+    embeddings = model.bert.embeddings
+    first, rows = distinct_rows(embeddings.word_embeddings.weight.detach().float().cpu().numpy())
+    if len(first) < len(rows):
+        embeddings.word_embeddings = KeptEmbedding(embeddings.word_embeddings, first, rows.astype(np.int64))
 
 
 def expand(model: BertForSequenceClassification) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 from transformers import BertForSequenceClassification
 
+from distill import word_table
 from distill.errors import ConfigError
 from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Update
 from export.extras import require
@@ -42,9 +44,11 @@ def open_up(model: BertForSequenceClassification, update: Update, freeze_embeddi
         learning += [model.bert.encoder, *([] if freeze_embeddings else [model.bert.embeddings])]
     else:
         assert isinstance(update, HeadUpdate)
+    if not freeze_embeddings and isinstance(update, AllUpdate):
+        word_table.tie(model)  # a pruned vocabulary stays one
     for module in learning:
         module.requires_grad_(True)
-    return lambda: None
+    return partial(word_table.expand, model)
 
 
 def _adapt(model: BertForSequenceClassification, update: LoraUpdate) -> Callable[[], None]:

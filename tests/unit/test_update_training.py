@@ -17,6 +17,7 @@ from distill.online.anchor import update_loss
 from distill.online.trainable import ADAPTED, open_up
 from distill.online.training import KEPT, NEW, load_state, save_state, train_update
 from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Train
+from export.bert_graph import distinct_rows
 from export.runtime.tokens import PairEncoder
 from tests.update_parts import DEVICE, lessons_of, random_lists, small_model
 
@@ -61,6 +62,23 @@ def test_only_what_should_change_does(encoder, pair_encoder, tmp_path, update, f
     assert all(any(name.startswith(part) for name in found) for part in may)
     assert set(model.state_dict()) == set(before.state_dict())  # of an ordinary checkpoint again
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_tokens_that_a_vocabulary_lost_stay_one_with_unknown_ones(encoder, pair_encoder, tmp_path):
+    """Else a graph has to store them all again, and each means something else that nobody taught it."""
+    model = small_model(str(encoder))
+    table = model.bert.embeddings.word_embeddings.weight
+    ids = np.unique(np.concatenate([lessons_of(random_lists(12), pair_encoder).pairs.table.items.ids]))
+    unknown, dropped = 1, ids[-4:]
+    with torch.no_grad():
+        table[dropped] = table[unknown].clone()
+    before = table.detach().clone()
+    trained(model, lessons_of(random_lists(12), pair_encoder), AllUpdate(**STEADY), tmp_path, frozen=False)
+    after = model.bert.embeddings.word_embeddings.weight
+    assert after.shape == before.shape
+    assert not torch.equal(after[unknown], before[unknown])
+    assert (after[dropped] == after[unknown]).all()
+    assert len(distinct_rows(after.detach().numpy())[0]) == len(distinct_rows(before.numpy())[0])
 
 
 def test_more_layers_than_there_are_is_a_mistake(encoder):
