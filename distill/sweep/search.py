@@ -45,7 +45,7 @@ class OptunaSweeper(Sweeper):
 
     Args:
         n_trials: that have a result or were given up, of the whole study, when the search ends.
-        n_jobs: trials asked for at once: what the launcher runs side by side.
+        n_jobs: trials asked for at once.
         sampler: tpe or nsga2.
         seed: of the sampler.
         study: its name; the same name goes on with it.

@@ -260,7 +260,7 @@ def test_a_search_whose_trials_fail_ends_and_begins_none_of_them_twice(tmp_path,
 def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, encoder):
     folder, _ = search
     sweeps.warm(folder, tmp_path)
-    more = ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=2", "bundle=true",
+    more = ["hydra/launcher=joblib", "hydra.sweeper.n_trials=2", "bundle=true",
             "measure.split=test", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]  # fmt: skip
     done = distill(*sweep_without_bundle(beir, encoder), *SEARCH, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
