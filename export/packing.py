@@ -108,17 +108,33 @@ class Packing:
         return torch.cat(contexts)
 
     def attend_first(self, attention: BertSelfAttention, first: Tensor, hidden: Tensor) -> Tensor:
-        """Let the first token of each pair alone attend to its pair, packed, float [pairs, width]."""
-        hidden, heads = as_computed(hidden), attention.num_attention_heads
-        query, key, value = attention.query(first), attention.key(hidden), attention.value(hidden)
-        query = query.view(len(first), 1, heads, -1).transpose(1, 2)
+        """Let the first token of each pair alone attend to its pair, packed, float [pairs, width].
+
+        A single query needs no keys: q (W_k h + b_k) = (q W_k) h + q b_k, and the values' sum by weights w is
+        W_v (sum w h) + b_v sum w. So no token is projected; with one layer a training step takes a third of the time.
+        """
+        hidden, heads, size = as_computed(hidden), attention.num_attention_heads, attention.attention_head_size
+        keys, values = (each.weight.view(heads, size, -1) for each in (attention.key, attention.value))
+        key_bias, value_bias = (each.bias.view(heads, size) for each in (attention.key, attention.value))
+        query = attention.query(first).view(len(first), heads, size)
+        asked, scale = _by_head(query, keys), size**-0.5
+        constant = (query * key_bias).sum(dim=-1, keepdim=True) * scale
         contexts = []
         for chunk in self.chunks:
-            context = _attention(
-                attention, query[chunk.rows], chunk.pad(key, heads), chunk.pad(value, heads), chunk.mask
-            )
-            contexts.append(context.transpose(1, 2).flatten(1))
+            padded, bias = chunk.pad(hidden, heads=1)[:, 0], constant[chunk.rows]
+            if chunk.mask is not None:
+                bias = bias.masked_fill(~chunk.mask[:, 0], HIDDEN)
+            bias = bias.expand(-1, -1, chunk.longest).to(padded.dtype)
+            scores = torch.baddbmm(bias, asked[chunk.rows], padded.transpose(1, 2), alpha=scale)
+            weights = functional.dropout(scores.softmax(dim=-1), attention.dropout.p, attention.training)
+            context = _by_head(weights.to(padded.dtype) @ padded, values.transpose(1, 2))
+            contexts.append((context + weights.sum(dim=-1, keepdim=True) * value_bias).flatten(1))
         return torch.cat(contexts)
+
+
+def _by_head(each: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply [pairs, heads, n] with every head's own matrix, [heads, n, m]; returns [pairs, heads, m]."""
+    return torch.bmm(each.transpose(0, 1), matrices).transpose(0, 1)
 
 
 def as_computed(hidden: Tensor) -> Tensor:
