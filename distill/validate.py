@@ -201,7 +201,8 @@ def _exclude_checks(config: Config) -> Iterator[str]:
     if not isinstance(quantize, Int8) or not quantize.exclude or not _is_layers(layers):
         return
     number = len(layers) if isinstance(layers, list) else int(layers)
-    nodes, groups = node_groups.node_names(number), ", ".join(node_groups.group_names(number))
+    keyless = config.export.cls_only and node_groups.is_keyless(number, config.student.split_layers)
+    nodes, groups = node_groups.node_names(number, keyless=keyless), ", ".join(node_groups.group_names(number))
     unknown = node_groups.unknown(quantize.exclude, nodes)
     for pattern in unknown:
         yield problem("quantize.exclude", pattern, f"{groups}, a node of these, or a glob")

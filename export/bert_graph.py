@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from export.errors import ModelError
-from export.graph import unbuildable
+from export.graph import BY_HEAD, unbuildable
+from export.node_groups import is_keyless
 from export.runtime.scorer import INPUTS, OUTPUT
 
 WEIGHTS = "model.safetensors"
@@ -93,6 +94,7 @@ class GraphBuilder:
         self._heads = int(config["num_attention_heads"])
         self._width = int(config["hidden_size"])
         self._layers, self._apart = int(config["num_hidden_layers"]), int(config.get("split_layers", 0))
+        self._is_keyless = is_keyless(self._layers, self._apart)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
@@ -193,12 +195,17 @@ class GraphBuilder:
     def _layer(self, prefix: str, hidden: str, mask: str | None, first_only: bool) -> str:
         """Return a layer's output: of every token, or of the first alone."""
         rows = self._slice(hidden, 0, 1, axis=1) if first_only else hidden
+        if first_only and self._is_keyless:
+            return self._fed_layer(prefix, self._first_attention(f"{prefix}.attention.self", rows, hidden, mask), rows)
         key, value = (self._linear(f"{prefix}.attention.self.{each}", hidden) for each in ("key", "value"))
         return self._attended_layer(prefix, rows, key, value, mask)
 
     def _attended_layer(self, prefix: str, rows: str, key: str, value: str, mask: str | None) -> str:
         """Return the output of a layer for `rows`, which attend to tokens by their keys and values."""
-        attended = self._attention(f"{prefix}.attention.self", rows, key, value, mask)
+        return self._fed_layer(prefix, self._attention(f"{prefix}.attention.self", rows, key, value, mask), rows)
+
+    def _fed_layer(self, prefix: str, attended: str, rows: str) -> str:
+        """Return the output of a layer for `rows` and what they attended to."""
         attended = self._linear(f"{prefix}.attention.output.dense", attended)
         rows = self._norm(
             f"{prefix}.attention.output.LayerNorm", self._node("Add", f"{prefix}.attended", attended, rows)
@@ -219,6 +226,39 @@ class GraphBuilder:
         mixed = self._node("MatMul", f"{prefix}.mixed", shares, value)
         mixed = self._node("Transpose", f"{prefix}.tokens", mixed, perm=[0, 2, 1, 3])
         return self._node("Reshape", f"{prefix}.joined", mixed, self._shape("width", [0, 0, self._width]))
+
+    def _first_attention(self, prefix: str, first: str, hidden: str, mask: str | None) -> str:
+        """Return what one row attends to, [pairs, 1, width], without keys or values of any token.
+
+        q (W_k h + b_k) = (q W_k) h + a constant, which a softmax does not see; the values' sum by shares s, whose sum
+        is 1, is W_v (sum s h) + b_v.
+        """
+        scale = 1 / math.sqrt(self._width // self._heads)
+        query = self._linear(f"{prefix}.query", first, scale)
+        asked = self._by_head(f"{prefix}.key", query, transposed=False)
+        tokens = self._node("Transpose", f"{prefix}.states", hidden, perm=[0, 2, 1])
+        scores = self._node("MatMul", f"{prefix}.products", asked, tokens)
+        if mask is not None:
+            row = self._node("Squeeze", f"{prefix}.mask", mask, self._shape("at1", [1]))
+            scores = self._node("Add", f"{prefix}.scores", scores, row)
+        shares = self._node("Softmax", f"{prefix}.shares", scores, axis=-1)
+        mixed = self._by_head(
+            f"{prefix}.value", self._node("MatMul", f"{prefix}.mixed", shares, hidden), transposed=True
+        )
+        joined = self._node("Reshape", f"{prefix}.joined", mixed, self._shape("one_row", [0, 1, self._width]))
+        return self._node("Add", f"{prefix}.value", joined, self._weight(f"{prefix}.value.bias"))
+
+    def _by_head(self, name: str, value: str, transposed: bool) -> str:
+        """Return [pairs, heads, m], each head's part times its own rows of a matrix, or those transposed."""
+        size = self._width // self._heads
+        matrices = self._weights[f"{name}.weight"].astype(np.float32).reshape(self._heads, size, self._width)
+        matrices = matrices.transpose(0, 2, 1) if transposed else matrices
+        shape = self._shape(f"{matrices.shape[1]}_by_head", [0, self._heads, 1, matrices.shape[1]])
+        rows = self._node("Reshape", f"{name}.rows", value, shape)
+        stored = self._constant(f"{name}{BY_HEAD}", np.ascontiguousarray(matrices))
+        product = self._node("MatMul", f"{name}{BY_HEAD}", rows, stored)
+        shape = self._shape(f"{matrices.shape[2]}_of_heads", [0, self._heads, matrices.shape[2]])
+        return self._node("Reshape", f"{name}.asked", product, shape)
 
     def _split(self, name: str, value: str, perm: list[int]) -> str:
         """Return [pairs, tokens, width] as heads."""

@@ -15,6 +15,7 @@ ROLES = {
     "intermediate": ("intermediate.dense",),
     "output": ("output.dense",),
 }
+TOKENS = ("attention.self.key", "attention.self.value")  # what attention computes of every token
 LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.(.+)\.product")
 EMBEDDINGS, POOLER, CLASSIFIER = "embeddings", "pooler", "classifier"
 ENDS = {"bert.pooler.dense.product": POOLER, "classifier.product": CLASSIFIER}
@@ -37,12 +38,31 @@ def group_names(layers: int) -> list[str]:
     return [EMBEDDINGS, *inner, POOLER, CLASSIFIER]
 
 
-def node_names(layers: int) -> list[str]:
-    """Return the nodes that `bert_graph` gives every graph with so many layers and that can take 8 bits."""
+def is_keyless(layers: int, split_layers: int) -> bool:
+    """Return whether a last layer that is computed for [CLS] alone attends without keys and values of its tokens.
+
+    A single query does not need them. Where they are what a split ranker keeps of an item, they are there.
+
+    Args:
+        layers: of the ranker.
+        split_layers: how many of them read query and item apart.
+    """
+    return split_layers == 0 or split_layers < layers - 1
+
+
+def node_names(layers: int, *, keyless: bool) -> list[str]:
+    """Return the nodes that `bert_graph` gives a graph with so many layers and that can take 8 bits.
+
+    Args:
+        layers: of the ranker.
+        keyless: whether the last one attends without keys and values, see `is_keyless`.
+    """
     prefix = "bert.encoder.layer"
     inner = [
         f"{prefix}.{number}.{part}.product" for number in range(layers) for parts in ROLES.values() for part in parts
     ]
+    if keyless:
+        inner = [name for name in inner if name not in {f"{prefix}.{layers - 1}.{part}.product" for part in TOKENS}]
     return [WORDS, *inner, *ENDS]
 
 

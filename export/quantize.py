@@ -10,7 +10,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from export.errors import GraphError
-from export.graph import APART, NodeCounts, count_nodes
+from export.graph import APART, BY_HEAD, NodeCounts, count_nodes
 from export.tables import quantize_tables
 
 
@@ -34,7 +34,8 @@ def quantize_graph(
     """
     model = onnx.load(str(graph)) if isinstance(graph, Path) else _copy(graph)
     quantize_tables(model, keep)
-    kept = [n.name for n in model.graph.node if n.op_type == "Gather" or n.name in keep or n.name.endswith(APART)]
+    stays = (APART, BY_HEAD)
+    kept = [n.name for n in model.graph.node if n.op_type == "Gather" or n.name in keep or n.name.endswith(stays)]
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # its advice on preprocessing is for static quantization
     try:

@@ -16,7 +16,7 @@ from tests.integration.commands import distill, newest_run, small, table
 
 FAST = ["budget=none", "measure.latency_queries=2", "measure.parity_queries=2"]
 KINDS = {
-    "int8": ["quantize=int8", "quantize.exclude=[pooler,'*.key.product']"],
+    "int8": ["quantize=int8", "quantize.exclude=[pooler,'*.query.product']"],
     "int8_fused": ["quantize=int8_fused", "student.layers=2"],
     "weight8": ["quantize=weight8"],
     "search": ["quantize=search", "quantize.min_overlap=0.5", "quantize.max_drop=0.5", "quantize.queries=4"],
@@ -69,11 +69,11 @@ def test_what_is_excluded_by_hand_is_written_down(folder, beir, encoder):
     kept = {each["node"]: each["reason"] for each in graphs["student", "int8.onnx"]["kept_fp32"]}
     assert kept == {
         "bert.pooler.dense.product": "excluded by pooler",
-        "bert.encoder.layer.0.attention.self.key.product": "excluded by *.key.product",
+        "bert.encoder.layer.0.attention.self.query.product": "excluded by *.key.product",
     }
     assert graphs["student", "int8.onnx"]["left_fp32"] == 2
     assert graphs["teacher", "int8.onnx"]["kept_fp32"] == []
-    assert "excluded by *.key.product" in (made / "report.html").read_text()
+    assert "excluded by *.query.product" in (made / "report.html").read_text()
 
 
 def test_the_page_of_a_search_tells_every_group(folder, beir, encoder):

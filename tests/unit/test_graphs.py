@@ -94,8 +94,11 @@ def test_fp32_graphs_equal_pytorch_on_text(checkpoint, graphs, lists):
 def test_counts_are_what_the_layers_ask_for(graphs):
     counts = {row["file"]: row for row in json.loads((graphs / "graphs.json").read_text())}
     assert set(counts) == {FP32, FULL, FUSED, INT8, INT8_AVX2, FULL_INT8}
-    products = 6 * LAYERS + 2  # query, key, value, output and two feed-forward ones a layer; pooler and classifier
+    # query, key, value, output and two feed-forward ones a layer; pooler and classifier; the last has no key and value
+    products = 6 * LAYERS + 2 - 2
     assert counts[FP32]["left_fp32"] == products
+    assert counts[FP32]["by_head"] == counts[INT8]["by_head"] == 2
+    assert counts[FULL_INT8]["by_head"] == 0
     assert counts[INT8]["quantized"] == products
     assert counts[INT8]["left_fp32"] == 0
     assert counts[INT8]["quantized_embeddings"] == 1  # the words
@@ -134,7 +137,7 @@ def test_int8_keeps_most_of_the_order(checkpoint, graphs, lists):
 def test_reduce_range_keeps_weights_within_seven_bits(graphs, tmp_path):
     quantize_graph(graphs / FP32, tmp_path / "r.onnx", per_channel=True, reduce_range=True)
     weights = list(matrices(tmp_path / "r.onnx")[0].values())
-    assert len(weights) == 6 * LAYERS + 2
+    assert len(weights) == 6 * LAYERS  # the last layer has no keys and values
     assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
 
 
