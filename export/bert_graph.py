@@ -258,7 +258,7 @@ class GraphBuilder:
         stored = self._constant(f"{name}{BY_HEAD}", np.ascontiguousarray(matrices))
         product = self._node("MatMul", f"{name}{BY_HEAD}", rows, stored)
         shape = self._shape(f"{matrices.shape[2]}_of_heads", [0, self._heads, matrices.shape[2]])
-        return self._node("Reshape", f"{name}.asked", product, shape)
+        return self._node("Reshape", f"{name}.heads", product, shape)
 
     def _split(self, name: str, value: str, perm: list[int]) -> str:
         """Return [pairs, tokens, width] as heads."""
