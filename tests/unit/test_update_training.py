@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import BertForSequenceClassification, TrainingArguments
 
 from distill.batches import Collator
 from distill.errors import ConfigError
@@ -18,6 +18,7 @@ from distill.online.trainable import ADAPTED, open_up
 from distill.online.training import KEPT, NEW, load_state, save_state, train_update
 from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Train
 from export.bert_graph import distinct_rows
+from export.cls_only import ClsOnlyBert
 from export.runtime.tokens import PairEncoder
 from tests.update_parts import DEVICE, lessons_of, random_lists, small_model
 
@@ -86,8 +87,10 @@ def test_more_layers_than_there_are_is_a_mistake(encoder):
         open_up(small_model(str(encoder)), TopLayersUpdate(k=3), True)
 
 
-def test_merged_adapters_score_as_the_adapted_model(encoder):
-    model = small_model(str(encoder))
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, ClsOnlyBert])
+def test_merged_adapters_score_as_the_adapted_model(encoder, kind):
+    model = kind(small_model(str(encoder)).config).eval()
+    model.load_state_dict(small_model(str(encoder)).state_dict())
     update = LoraUpdate(rank=4, alpha=12.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     merge = open_up(model, update, True)
@@ -100,10 +103,13 @@ def test_merged_adapters_score_as_the_adapted_model(encoder):
             parameter.copy_(torch.randn_like(parameter) * 0.1)
     low_rank = {name.replace(".default", ""): value.detach().clone() for name, value in learning.items()}
     ids = torch.randint(5, 50, (7, 12))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    adapted = model(**inputs).logits
+    adapted.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for n, p in learning.items() if not n.endswith("key.bias")), kind
     with torch.no_grad():
-        adapted = model(input_ids=ids).logits
         merge()
-        merged = model(input_ids=ids).logits
+        merged = model(**inputs).logits
     assert torch.allclose(adapted, merged, atol=1e-5)
     for name, value in model.state_dict().items():  # W + alpha / rank * B A, the paper's formula
         module = name.removesuffix(".weight")
