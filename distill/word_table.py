@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import BertForSequenceClassification
 
 from distill.records import Int64
-from export.bert_graph import distinct_rows
+from export.tables import distinct_rows
 
 
 class KeptEmbedding(nn.Embedding):

@@ -23,6 +23,7 @@ from export.errors import ModelError
 from export.graph import BY_HEAD, unbuildable
 from export.node_groups import is_keyless
 from export.runtime.scorer import INPUTS, OUTPUT
+from export.tables import distinct_rows
 
 WEIGHTS = "model.safetensors"
 IR_VERSION = 8  # of opset 18's time; readers refuse a newer one than they know
@@ -62,22 +63,6 @@ def buildable(checkpoint: Path) -> dict[str, Any]:
         verb = "is" if len(built) == 1 else "are"
         raise ModelError(f"{checkpoint}: {name}={value}; built {verb} {', '.join(built)}")
     return config
-
-
-def distinct_rows(table: Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Find the rows of a table that are equal bit by bit.
-
-    Args:
-        table: float32 [rows, width].
-
-    Returns:
-        Where each distinct row stands first, rising, int64 [distinct]; which of these every row equals, int32 [rows].
-    """
-    table = np.ascontiguousarray(table)
-    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
-    _, first, equal = np.unique(keys, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))  # np.unique sorts by content; a row's place should not hang on training
-    return np.sort(first), place[equal].astype(np.int32)
 
 
 def token_inputs() -> list[onnx.ValueInfoProto]:

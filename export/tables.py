@@ -1,10 +1,11 @@
-"""Embedding tables in 8 bits: a scale a row, so that a rare word's large vector costs no other word its precision."""
+"""Embedding tables: equal rows once, and 8 bits with a scale a row: a large vector costs no other its precision."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -56,3 +57,19 @@ def _look_up(node: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
         helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], name=f"{name}.float", to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{name}.float", f"{name}.row_scale"], [node.output[0]], name=f"{name}.scaled"),
     ]
+
+
+def distinct_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Find the rows of a table that are equal bit by bit.
+
+    Args:
+        table: float32 [rows, width].
+
+    Returns:
+        Where each distinct row stands first, rising, int64 [distinct]; which of these every row equals, int32 [rows].
+    """
+    table = np.ascontiguousarray(table)
+    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
+    _, first, equal = np.unique(keys, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))  # np.unique sorts by content; a row's place should not hang on training
+    return np.sort(first), place[equal].astype(np.int32)

@@ -17,9 +17,9 @@ from distill.online.anchor import update_loss
 from distill.online.trainable import ADAPTED, open_up
 from distill.online.training import KEPT, NEW, load_state, save_state, train_update
 from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Train
-from export.bert_graph import distinct_rows
 from export.cls_only import ClsOnlyBert
 from export.runtime.tokens import PairEncoder
+from export.tables import distinct_rows
 from tests.update_parts import DEVICE, lessons_of, random_lists, small_model
 
 HEAD = ("bert.pooler", "classifier")

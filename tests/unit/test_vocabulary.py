@@ -20,8 +20,8 @@ from distill.schema import Vocabulary
 from distill.tokens import PairTokens, TokenColumn, TokenTable, write
 from distill.vocabulary import always_kept, choose, count_tokens
 from distill.word_table import KeptEmbedding, cut, expand
-from export.bert_graph import distinct_rows
 from export.runtime.tokens import PairEncoder
+from export.tables import distinct_rows
 from tests.composing import composed
 from tests.conftest import THINGS, WORDS
 
