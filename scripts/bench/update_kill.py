@@ -135,7 +135,10 @@ def stands(published: Published) -> tuple[int, str]:
     if (published.versions / f"{number + 1:04d}").exists():
         return number, "folder"
     for work in published.versions.glob(f".{number + 1:04d}.*"):
-        there = {path.name for path in work.iterdir()} if work.is_dir() else set()
+        try:
+            there = {path.name for path in work.iterdir()}
+        except FileNotFoundError:  # it was renamed to the version's own name since, or taken away
+            return stands(published)
         return number, next(
             (name for name in ("version.json", "state", "bundle", "graphs", "trainer") if name in there), "begun"
         )
@@ -158,14 +161,16 @@ def strike(pids: list[int]) -> list[int]:
 def kill(published: Published, work: list[Callable[[], None]], aim: str | None, after: float) -> dict[str, Any]:
     """Start worker and writer, kill both, and look at what is left."""
     before = stands(published)[0]
-    pids = [forked(each) for each in work]
+    pids, ended = [forked(each) for each in work], []
     end = time.monotonic() + 120
-    if aim is not None:
-        while stands(published)[1] != aim and stands(published)[0] == before and time.monotonic() < end:
-            time.sleep(0.0005)
-        after = random.Random(after).uniform(0, 0.01)
-    time.sleep(after)
-    ended = strike(pids)
+    try:
+        if aim is not None:
+            while stands(published)[1] != aim and stands(published)[0] == before and time.monotonic() < end:
+                time.sleep(0.0005)
+            after = random.Random(after).uniform(0, 0.01)
+        time.sleep(after)
+    finally:  # they would outlive this process, and whoever waits for what they print
+        ended = strike(pids)
     number, there = stands(published)
     result = {"aimed_at": aim, "after_s": round(after, 3), "published": number - before, "next_version": there}
     current = published.current()
