@@ -6,27 +6,86 @@ candidates of one query differ in length whatever batches they are sorted into: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.bert.modeling_bert import BertSdpaSelfAttention, BertSelfAttention
 
-CHUNK = 64  # pairs of like length that attend together on a CPU: with two threads fewer cost 5 to 20%; a GPU takes all
+CHUNK = 64  # pairs that attend together on a CPU at most; a GPU takes all
+STEP = 32  # tokens: on a CPU a chunk is padded to a multiple; softmax of bf16 takes twice as long at other lengths
 HIDDEN = -1e30  # score of padding, far below any; a sum with it stays finite in bf16 too
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where the rows of packed values stand once they are padded.
+
+    Attributes:
+        padded: int64 [padded rows], the packed row that stands at each; any at padding.
+        packed: int64 [rows], where each row stands.
+        longest: rows that a pair is padded to.
+    """
+
+    padded: Tensor
+    packed: Tensor
+    longest: int
+    _of_heads: dict[int, Places] = field(default_factory=dict, compare=False)  # every layer asks for the same
+
+    def by_head(self, heads: int) -> Places:
+        """Return where each head's part of a row stands: a padded [pairs * heads * longest] of [rows * heads]."""
+        if heads == 1:
+            return self
+        if heads not in self._of_heads:
+            each = torch.arange(heads, device=self.padded.device)
+            padded = (self.padded.view(-1, 1, self.longest) * heads + each[:, None]).flatten()
+            pair, row = self.packed.div(self.longest, rounding_mode="floor"), self.packed % self.longest
+            packed = ((pair[:, None] * heads + each) * self.longest + row[:, None]).flatten()
+            self._of_heads[heads] = Places(padded, packed, self.longest)
+        return self._of_heads[heads]
+
+
+class _Pad(torch.autograd.Function):
+    """Put rows where they are padded to: a row of the padding is a copy of any, and gives it no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return rows.index_select(0, places.padded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.places.packed), None
+
+
+class _Pack(torch.autograd.Function):
+    """Take rows from where they are padded to."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return rows.index_select(0, places.packed)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        places, gradient = ctx.places, gradients[0]
+        padded = gradient.new_zeros(len(places.padded), gradient.shape[1])
+        return padded.index_copy_(0, places.packed, gradient), None
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """Pairs that attend together, padded to the longest of them.
+    """Pairs that attend together, padded to the same number of tokens.
 
     Attributes:
         rows: the packed pairs, longest first.
         tokens: the packed tokens.
-        longest: tokens of the longest pair.
-        slots: int64 [tokens], where each token stands in the padded [pairs * longest]; None where nothing is padded.
+        longest: tokens that each pair is padded to.
+        places: where the tokens stand.
         mask: bool [pairs, 1, queries, longest], False where a token does not attend: with one query for all of them, at
             padding alone; None where nothing is padded.
     """
@@ -34,21 +93,30 @@ class Chunk:
     rows: slice
     tokens: slice
     longest: int
-    slots: Tensor | None
+    places: Places
     mask: Tensor | None
 
+    @classmethod
+    def of(cls, rows: slice, tokens: slice, lengths: Tensor, longest: int) -> Chunk:
+        """Pad pairs of these lengths, int64 [pairs], to the same number of tokens."""
+        kept = torch.arange(longest, device=lengths.device) < lengths[:, None]
+        packed = kept.reshape(-1).nonzero()[:, 0]
+        padded = torch.zeros(kept.numel(), dtype=torch.int64, device=lengths.device)
+        padded[packed] = torch.arange(len(packed), device=lengths.device)
+        mask = None if len(packed) == len(padded) else kept[:, None, None]
+        return cls(rows, tokens, longest, Places(padded, packed, longest), mask)
+
     def pad(self, values: Tensor, heads: int) -> Tensor:
-        """Return packed values, [all tokens, width], of these pairs as [pairs, heads, longest, width / heads]."""
-        values = values[self.tokens]
-        pairs, width = self.rows.stop - self.rows.start, values.shape[-1]
-        if self.slots is not None:
-            values = values.new_zeros(pairs * self.longest, width).index_copy(0, self.slots, values)
-        return values.view(pairs, self.longest, heads, width // heads).transpose(1, 2)
+        """Return these pairs' values, [tokens, width], as [pairs, heads, longest, width / heads]; any at padding."""
+        size = values.shape[1] // heads
+        padded: Tensor = _Pad.apply(values.reshape(-1, size), self.places.by_head(heads))  # type: ignore[no-untyped-call]
+        return padded.view(-1, heads, self.longest, size)
 
     def pack(self, values: Tensor) -> Tensor:
         """Return padded values, [pairs, heads, longest, width / heads], as [tokens, width]."""
-        flat = values.transpose(1, 2).reshape(-1, values.shape[1] * values.shape[3])
-        return flat if self.slots is None else flat.index_select(0, self.slots)
+        _, heads, _, size = values.shape
+        packed: Tensor = _Pack.apply(values.reshape(-1, size), self.places.by_head(heads))  # type: ignore[no-untyped-call]
+        return packed.view(-1, heads * size)
 
 
 @dataclass(frozen=True)
@@ -72,26 +140,25 @@ class Packing:
         """Pack a batch, int64 [pairs, padded tokens] with 0 at the padding, which ends each row."""
         lengths, order = attention_mask.sum(dim=1).sort(descending=True, stable=True)
         steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        kept = steps < lengths[:, None]
-        cells = (order[:, None] * attention_mask.shape[1] + steps)[kept]
-        starts = lengths.cumsum(0)
-        size = CHUNK if attention_mask.device.type == "cpu" else len(lengths)
+        cells = (order[:, None] * attention_mask.shape[1] + steps)[steps < lengths[:, None]]
         counts, chunks, token = lengths.tolist(), [], 0
-        for start in range(0, len(counts), size):
-            rows = slice(start, min(start + size, len(counts)))
+        for rows, longest in _together(counts, on_cpu=attention_mask.device.type == "cpu"):
             tokens = slice(token, token + sum(counts[rows]))
-            mask = kept[rows, : counts[start]]
-            whole = counts[start] == counts[rows.stop - 1]
-            slots = None if whole else mask.reshape(-1).nonzero()[:, 0]
-            chunks.append(Chunk(rows, tokens, counts[start], slots, None if whole else mask[:, None, None]))
+            chunks.append(Chunk.of(rows, tokens, lengths[rows], longest))
             token = tokens.stop
-        return cls(cells, starts - lengths, order.argsort(), chunks)
+        return cls(cells, lengths.cumsum(0) - lengths, order.argsort(), chunks)
+
+    def split(self, values: Tensor) -> Sequence[Tensor]:
+        """Return each chunk's part of packed values, [tokens, width]."""
+        return torch.split(values, [each.tokens.stop - each.tokens.start for each in self.chunks])
 
     def apart(self, sides: Tensor) -> Packing:
         """Return the same packing with tokens that attend to those of their own side alone; `sides`: int [tokens]."""
         chunks = []
         for chunk in self.chunks:
-            padded = chunk.pad(sides[:, None] + 1, heads=1)[:, 0, :, 0]  # 0 at padding
+            padded = chunk.pad(sides[chunk.tokens, None] + 1, heads=1)[:, 0, :, 0]
+            if chunk.mask is not None:
+                padded = padded * chunk.mask[:, 0, 0]  # 0 at padding
             same = (padded[:, :, None] == padded[:, None, :]) & (padded > 0)[:, None, :]
             same |= torch.eye(chunk.longest, dtype=torch.bool, device=same.device)  # padding attends to itself, not NaN
             chunks.append(replace(chunk, mask=same[:, None]))
@@ -100,11 +167,10 @@ class Packing:
     def attend(self, attention: BertSelfAttention, hidden: Tensor) -> Tensor:
         """Let every token attend to its pair, packed, float [tokens, width]."""
         hidden, heads = as_computed(hidden), attention.num_attention_heads
-        query, key, value = attention.query(hidden), attention.key(hidden), attention.value(hidden)
-        contexts = []
-        for chunk in self.chunks:
-            padded = chunk.pad(query, heads), chunk.pad(key, heads), chunk.pad(value, heads)
-            contexts.append(chunk.pack(_attention(attention, *padded, chunk.mask)))
+        maps, contexts = (attention.query, attention.key, attention.value), []
+        for chunk, *each in zip(self.chunks, *(self.split(map_(hidden)) for map_ in maps), strict=True):
+            query, key, value = (chunk.pad(values, heads) for values in each)
+            contexts.append(chunk.pack(_attention(attention, query, key, value, chunk.mask)))
         return torch.cat(contexts)
 
     def attend_first(self, attention: BertSelfAttention, first: Tensor, hidden: Tensor) -> Tensor:
@@ -121,8 +187,8 @@ class Packing:
         asked, scale = _by_head(query, keys), size**-0.5
         constant = (query * key_bias).sum(dim=-1, keepdim=True) * scale
         contexts = []
-        for chunk in self.chunks:
-            padded, bias = chunk.pad(hidden, heads=1)[:, 0], constant[chunk.rows]
+        for chunk, states in zip(self.chunks, self.split(hidden), strict=True):
+            padded, bias = chunk.pad(states, heads=1)[:, 0], constant[chunk.rows]
             if chunk.mask is not None:
                 bias = bias.masked_fill(~chunk.mask[:, 0], HIDDEN)
             bias = bias.expand(-1, -1, chunk.longest).to(padded.dtype)
@@ -131,6 +197,19 @@ class Packing:
             context = _by_head(weights.to(padded.dtype) @ padded, values.transpose(1, 2))
             contexts.append((context + weights.sum(dim=-1, keepdim=True) * value_bias).flatten(1))
         return torch.cat(contexts)
+
+
+def _together(counts: Sequence[int], *, on_cpu: bool) -> Iterator[tuple[slice, int]]:
+    """Give the pairs, longest first, that attend together, and how many tokens they are padded to."""
+    if not on_cpu:
+        yield slice(0, len(counts)), counts[0]
+        return
+    start = 0
+    for steps, alike in itertools.groupby(counts, key=lambda count: -(-count // STEP)):
+        stop = start + len(list(alike))
+        for first in range(start, stop, CHUNK):
+            yield slice(first, min(first + CHUNK, stop)), steps * STEP
+        start = stop
 
 
 def _matrix(linear: nn.Module, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
 from export.packing import CHUNK, Packing
 
-LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=3 * CHUNK)
+LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=3 * CHUNK)
 
 
 def padded(lengths: list[int], extra: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -29,7 +29,7 @@ def pair_of_models(attention: str) -> tuple[BertForSequenceClassification, ClsOn
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,
-        max_position_embeddings=40, initializer_range=0.3, num_labels=1, attn_implementation=attention,
+        max_position_embeddings=80, initializer_range=0.3, num_labels=1, attn_implementation=attention,
     )  # fmt: skip
     ordinary = BertForSequenceClassification(config).eval()
     short = ClsOnlyBert(config).eval()
@@ -68,9 +68,13 @@ def test_every_token_stands_once_and_chunks_pad_it_to_its_pair(lengths, extra):
         assert flat[start : start + length].tolist() == inputs["input_ids"][pair, :length].tolist()
         assert (packing.cells % inputs["input_ids"].shape[1])[start : start + length].tolist() == list(range(length))
     for chunk in packing.chunks:
-        values = torch.arange(float(len(flat)))[:, None].expand(-1, 4)
+        values = torch.arange(4.0 * len(flat)).view(-1, 4)[chunk.tokens]
         there = chunk.pad(values, heads=2)
-        np.testing.assert_array_equal(chunk.pack(there), values[chunk.tokens])
+        np.testing.assert_array_equal(chunk.pack(there), values)
+        whole = chunk.pad(values, heads=1)[:, 0]
+        np.testing.assert_array_equal(torch.cat([there[:, 0], there[:, 1]], dim=-1), whole)
+        for pair, length in zip(whole, sorted(lengths, reverse=True)[chunk.rows], strict=True):
+            np.testing.assert_array_equal(pair[:length].diff(dim=0), torch.full((length - 1, 4), 4.0))
         assert there.shape[0] <= CHUNK
         assert there.shape[2] == chunk.longest
 
