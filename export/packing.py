@@ -7,7 +7,7 @@ candidates of one query differ in length whatever batches they are sorted into: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from transformers.models.bert.modeling_bert import BertSdpaSelfAttention, BertSe
 
 CHUNK = 64  # pairs that attend together on a CPU at most; a GPU takes all
 STEP = 32  # tokens: on a CPU a chunk is padded to a multiple; softmax of bf16 takes twice as long at other lengths
+WIDE_STEP = 16  # the same where one query attends to many tokens
+# under a CPU's autocast a batch has a multiple of so many tokens: for each other number oneDNN compiles kernels anew
+ROWS = 64
 HIDDEN = -1e30  # score of padding, far below any; a sum with it stays finite in bf16 too
 
 
@@ -124,16 +127,19 @@ class Packing:
     """How the tokens of a batch stand once their padding is left out.
 
     Attributes:
-        cells: int64 [tokens], where each token stands in the padded batch, [pairs * padded tokens].
+        cells: int64 [tokens], where each token stands in the padded batch, [pairs * padded tokens]; the last may repeat
+            the first, and nothing comes of them.
         first: int64 [pairs], the packed token of each packed pair's [CLS].
         place: int64 [pairs], where each pair of the batch stands among the packed.
-        chunks: the packed pairs by those that attend together.
+        chunks: the packed pairs by those whose tokens attend together.
+        wide: the same in fewer chunks, for queries so few that a padded token costs nothing.
     """
 
     cells: Tensor
     first: Tensor
     place: Tensor
     chunks: Sequence[Chunk]
+    wide: Sequence[Chunk]
 
     @classmethod
     def of(cls, attention_mask: Tensor) -> Packing:
@@ -141,16 +147,14 @@ class Packing:
         lengths, order = attention_mask.sum(dim=1).sort(descending=True, stable=True)
         steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         cells = (order[:, None] * attention_mask.shape[1] + steps)[steps < lengths[:, None]]
-        counts, chunks, token = lengths.tolist(), [], 0
-        for rows, longest in _together(counts, on_cpu=attention_mask.device.type == "cpu"):
-            tokens = slice(token, token + sum(counts[rows]))
-            chunks.append(Chunk.of(rows, tokens, lengths[rows], longest))
-            token = tokens.stop
-        return cls(cells, lengths.cumsum(0) - lengths, order.argsort(), chunks)
-
-    def split(self, values: Tensor) -> Sequence[Tensor]:
-        """Return each chunk's part of packed values, [tokens, width]."""
-        return torch.split(values, [each.tokens.stop - each.tokens.start for each in self.chunks])
+        counts = lengths.tolist()
+        on_cpu = attention_mask.device.type == "cpu"
+        if on_cpu and torch.is_autocast_enabled("cpu"):
+            cells = torch.cat([cells, cells[:1].expand(-len(cells) % ROWS)])
+        wide = [*_at_most(CHUNK if on_cpu else len(counts), 0, len(counts))]
+        chunks = _chunks(lengths, counts, _alike(counts) if on_cpu else wide, STEP)
+        first, place = lengths.cumsum(0) - lengths, order.argsort()
+        return cls(cells, first, place, chunks, _chunks(lengths, counts, wide, WIDE_STEP))
 
     def apart(self, sides: Tensor) -> Packing:
         """Return the same packing with tokens that attend to those of their own side alone; `sides`: int [tokens]."""
@@ -168,10 +172,11 @@ class Packing:
         """Let every token attend to its pair, packed, float [tokens, width]."""
         hidden, heads = as_computed(hidden), attention.num_attention_heads
         maps, contexts = (attention.query, attention.key, attention.value), []
-        for chunk, *each in zip(self.chunks, *(self.split(map_(hidden)) for map_ in maps), strict=True):
+        for chunk, *each in zip(self.chunks, *(split(map_(hidden), self.chunks) for map_ in maps), strict=True):
             query, key, value = (chunk.pad(values, heads) for values in each)
             contexts.append(chunk.pack(_attention(attention, query, key, value, chunk.mask)))
-        return torch.cat(contexts)
+        nothing = hidden.new_zeros(len(hidden) - self.chunks[-1].tokens.stop, contexts[0].shape[1])
+        return torch.cat([*contexts, nothing])
 
     def attend_first(self, attention: BertSelfAttention, first: Tensor, hidden: Tensor) -> Tensor:
         """Let the first token of each pair alone attend to its pair, packed, float [pairs, width].
@@ -186,30 +191,48 @@ class Packing:
         query = attention.query(first).view(len(first), heads, size)
         asked, scale = _by_head(query, keys), size**-0.5
         constant = (query * key_bias).sum(dim=-1, keepdim=True) * scale
-        contexts = []
-        for chunk, states in zip(self.chunks, self.split(hidden), strict=True):
+        shares, sums = [], []
+        for chunk, states in zip(self.wide, split(hidden, self.wide), strict=True):
             padded, bias = chunk.pad(states, heads=1)[:, 0], constant[chunk.rows]
             if chunk.mask is not None:
                 bias = bias.masked_fill(~chunk.mask[:, 0], HIDDEN)
             bias = bias.expand(-1, -1, chunk.longest).to(padded.dtype)
             scores = torch.baddbmm(bias, asked[chunk.rows], padded.transpose(1, 2), alpha=scale)
             weights = functional.dropout(scores.softmax(dim=-1), attention.dropout.p, attention.training)
-            context = _by_head(weights.to(padded.dtype) @ padded, values.transpose(1, 2))
-            contexts.append((context + weights.sum(dim=-1, keepdim=True) * value_bias).flatten(1))
-        return torch.cat(contexts)
+            shares.append(weights.sum(dim=-1, keepdim=True))
+            sums.append(weights.to(padded.dtype) @ padded)
+        context: Tensor = _by_head(torch.cat(sums), values.transpose(1, 2)) + torch.cat(shares) * value_bias
+        return context.flatten(1)
 
 
-def _together(counts: Sequence[int], *, on_cpu: bool) -> Iterator[tuple[slice, int]]:
-    """Give the pairs, longest first, that attend together, and how many tokens they are padded to."""
-    if not on_cpu:
-        yield slice(0, len(counts)), counts[0]
-        return
+def split(values: Tensor, chunks: Sequence[Chunk]) -> Sequence[Tensor]:
+    """Return each chunk's part of packed values, [tokens, width]."""
+    sizes = [each.tokens.stop - each.tokens.start for each in chunks]
+    return torch.split(values, [*sizes, len(values) - sum(sizes)])[:-1]
+
+
+def _chunks(lengths: Tensor, counts: Sequence[int], parts: Iterable[slice], step: int) -> list[Chunk]:
+    """Pad parts of the pairs, each to the next multiple of `step` of its longest's tokens."""
+    chunks, token = [], 0
+    for rows in parts:
+        tokens = slice(token, token + sum(counts[rows]))
+        chunks.append(Chunk.of(rows, tokens, lengths[rows], -(-counts[rows.start] // step) * step))
+        token = tokens.stop
+    return chunks
+
+
+def _alike(counts: Sequence[int]) -> Iterator[slice]:
+    """Give the pairs, longest first, that are padded to the same number of tokens."""
     start = 0
-    for steps, alike in itertools.groupby(counts, key=lambda count: -(-count // STEP)):
+    for _, alike in itertools.groupby(counts, key=lambda count: -(-count // STEP)):
         stop = start + len(list(alike))
-        for first in range(start, stop, CHUNK):
-            yield slice(first, min(first + CHUNK, stop)), steps * STEP
+        yield from _at_most(CHUNK, start, stop)
         start = stop
+
+
+def _at_most(size: int, start: int, stop: int) -> Iterator[slice]:
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
 
 
 def _matrix(linear: nn.Module, like: Tensor) -> Tensor:

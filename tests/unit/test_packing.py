@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
-from export.packing import CHUNK, Packing
+from export.packing import CHUNK, ROWS, Packing
 
 LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=3 * CHUNK)
 
@@ -67,7 +67,7 @@ def test_every_token_stands_once_and_chunks_pad_it_to_its_pair(lengths, extra):
         start = int(packing.first[packing.place[pair]])
         assert flat[start : start + length].tolist() == inputs["input_ids"][pair, :length].tolist()
         assert (packing.cells % inputs["input_ids"].shape[1])[start : start + length].tolist() == list(range(length))
-    for chunk in packing.chunks:
+    for chunk in (*packing.chunks, *packing.wide):
         values = torch.arange(4.0 * len(flat)).view(-1, 4)[chunk.tokens]
         there = chunk.pad(values, heads=2)
         np.testing.assert_array_equal(chunk.pack(there), values)
@@ -77,6 +77,20 @@ def test_every_token_stands_once_and_chunks_pad_it_to_its_pair(lengths, extra):
             np.testing.assert_array_equal(pair[:length].diff(dim=0), torch.full((length - 1, 4), 4.0))
         assert there.shape[0] <= CHUNK
         assert there.shape[2] == chunk.longest
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=LENGTHS)
+def test_under_autocast_a_batch_has_one_of_few_numbers_of_tokens_and_those_too_many_stand_in_no_pair(lengths):
+    mask = padded(lengths, 0)["attention_mask"]
+    exact = Packing.of(mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = Packing.of(mask)
+    assert len(rounded.cells) % ROWS == 0
+    assert len(rounded.cells) - sum(lengths) < ROWS
+    assert rounded.cells[: sum(lengths)].tolist() == exact.cells.tolist()
+    for chunks in (rounded.chunks, rounded.wide):
+        assert [index for chunk in chunks for index in range(len(exact.cells))[chunk.tokens]] == [*range(sum(lengths))]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
