@@ -18,7 +18,6 @@ from transformers.models.bert.modeling_bert import BertSdpaSelfAttention, BertSe
 
 CHUNK = 64  # pairs that attend together on a CPU at most; a GPU takes all
 STEP = 32  # tokens: on a CPU a chunk is padded to a multiple; softmax of bf16 takes twice as long at other lengths
-WIDE_STEP = 16  # the same where one query attends to many tokens
 # under a CPU's autocast a batch has a multiple of so many tokens: for each other number oneDNN compiles kernels anew
 ROWS = 64
 HIDDEN = -1e30  # score of padding, far below any; a sum with it stays finite in bf16 too
@@ -152,9 +151,9 @@ class Packing:
         if on_cpu and torch.is_autocast_enabled("cpu"):
             cells = torch.cat([cells, cells[:1].expand(-len(cells) % ROWS)])
         wide = [*_at_most(CHUNK if on_cpu else len(counts), 0, len(counts))]
-        chunks = _chunks(lengths, counts, _alike(counts) if on_cpu else wide, STEP)
+        chunks = _chunks(lengths, counts, _alike(counts) if on_cpu else wide)
         first, place = lengths.cumsum(0) - lengths, order.argsort()
-        return cls(cells, first, place, chunks, _chunks(lengths, counts, wide, WIDE_STEP))
+        return cls(cells, first, place, chunks, _chunks(lengths, counts, wide))
 
     def apart(self, sides: Tensor) -> Packing:
         """Return the same packing with tokens that attend to those of their own side alone; `sides`: int [tokens]."""
@@ -211,12 +210,12 @@ def split(values: Tensor, chunks: Sequence[Chunk]) -> Sequence[Tensor]:
     return torch.split(values, [*sizes, len(values) - sum(sizes)])[:-1]
 
 
-def _chunks(lengths: Tensor, counts: Sequence[int], parts: Iterable[slice], step: int) -> list[Chunk]:
-    """Pad parts of the pairs, each to the next multiple of `step` of its longest's tokens."""
+def _chunks(lengths: Tensor, counts: Sequence[int], parts: Iterable[slice]) -> list[Chunk]:
+    """Pad parts of the pairs, each to the next multiple of `STEP` of its longest's tokens."""
     chunks, token = [], 0
     for rows in parts:
         tokens = slice(token, token + sum(counts[rows]))
-        chunks.append(Chunk.of(rows, tokens, lengths[rows], -(-counts[rows.start] // step) * step))
+        chunks.append(Chunk.of(rows, tokens, lengths[rows], -(-counts[rows.start] // STEP) * STEP))
         token = tokens.stop
     return chunks
 
