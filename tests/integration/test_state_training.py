@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +34,7 @@ from distill.tokens import PairTokens, TokenTable
 from distill.train import train_ranker
 from export.runtime.tokens import PairEncoder
 from tests.conftest import THINGS, WORDS, write_encoder
-from tests.faults.test_kill import kill, start
+from tests.faults.test_kill import kill_once
 from tests.integration.commands import distill, newest_run, small, table
 
 pytestmark = pytest.mark.integration
@@ -218,27 +217,18 @@ def test_two_processes_learn_what_one_learns_from_two_steps_added_up(made, tmp_p
     assert all(torch.allclose(projections[name], alone[name], atol=1e-4) for name in alone)
 
 
-def started(arguments, folder, pattern):
-    """Start the command and kill it once a file or folder stands there."""
-    process = start(arguments, folder)
-    while process.poll() is None and not list(folder.glob(pattern)):
-        time.sleep(0.005)
-    kill(process)
-    assert list(folder.glob(pattern))
-
-
 def test_a_command_that_was_killed_ends_with_the_student_of_one_that_was_not(tmp_path, beir, encoder):
     storm, calm = tmp_path / "storm", tmp_path / "calm"
     storm.mkdir()
     arguments = [
         *small(beir, encoder), "student.hidden_size=16", "student.fit.epochs=20", "student.fit.evaluations=8",
     ]  # fmt: skip
-    started([*arguments, "loss=[hidden,kl]"], storm, "runs/stages/work-student-*/checkpoints/*/trainer_state.json")
+    kill_once([*arguments, "loss=[hidden,kl]"], storm, "runs/stages/work-student-*/checkpoints/*/trainer_state.json")
     shutil.copytree(storm / "runs/stages", calm / "runs/stages", ignore=shutil.ignore_patterns("work-*"))
     done = distill(*arguments, "loss=[hidden,kl]", cwd=storm)
     assert done.returncode == 0, done.stderr
     assert "going on from checkpoint-" in done.stderr
-    started([*arguments, "loss=hidden+kl"], calm, "runs/stages/student-*/stage.json")
+    kill_once([*arguments, "loss=hidden+kl"], calm, "runs/stages/student-*/stage.json")
     trained = [next(folder.glob("runs/stages/student-*/model.safetensors")) for folder in (storm, calm)]
     assert trained[0].parent.name == trained[1].parent.name
     assert trained[0].read_bytes() == trained[1].read_bytes()

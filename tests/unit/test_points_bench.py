@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts/bench"
+from tests.bench_scripts import bench_script
 
 
 @pytest.fixture(scope="module")
 def points():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield importlib.import_module("points")
+    with bench_script("points") as script:
+        yield script
 
 
 def student(retention, speedup, *, wide=0.0, lift=0.5):

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts/bench"
+from tests.bench_scripts import SCRIPTS, bench_script
+
 QUERIES = 23
 HOST = {"cores": 2}
 
 
 @pytest.fixture(scope="module")
 def quality():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield importlib.import_module("quality")
+    with bench_script("quality") as script:
+        yield script
 
 
 @pytest.fixture

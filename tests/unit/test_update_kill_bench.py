@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from pathlib import Path
@@ -11,15 +10,13 @@ import pytest
 
 from distill.online.versions import Published
 from export.files import write_atomic
-
-SCRIPTS = Path(__file__).parents[2] / "scripts/bench"
+from tests.bench_scripts import bench_script
 
 
 @pytest.fixture(scope="module")
 def update_kill():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield importlib.import_module("update_kill")
+    with bench_script("update_kill") as script:
+        yield script
 
 
 @pytest.fixture
