@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Contest:
         pairs: how many pairs it learns, some of them more than once.
         start: checkpoint that the student begins with, and layers.json: which layers they are.
         begin: what its layers are of, "encoder" or "teacher".
+        fit: how this project trains it: fields of `Fit`.
         prepared: folder of `data`, `tokens`, `teacher` and `scores.npy`.
         out: an empty folder of its own.
         max_length: most tokens of a pair.
@@ -39,6 +41,7 @@ class Contest:
     pairs: int
     start: Path
     begin: str
+    fit: Mapping[str, Any]
     prepared: Path
     out: Path
     max_length: int
@@ -68,7 +71,7 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
     model = load_ranker(str(contest.start), cls_only=True, attention=device.attention)
     scores = np.load(contest.prepared / "scores.npy")
     fit = Fit(epochs=contest.pairs / len(pairs["train"]) + 1, max_pairs=contest.pairs, keep="last", evaluations=1,
-              dev_queries=None, **FITS[contest.begin])  # fmt: skip
+              dev_queries=None, **contest.fit)  # fmt: skip
 
     def loss(scores: Any, batch: Any) -> Any:
         turns.count(int(batch["mask"].sum()))

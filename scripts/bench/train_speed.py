@@ -1,6 +1,6 @@
 """Training side by side with sentence-transformers: pairs per second, and what each has learned in the same time.
 
-python scripts/bench/train_speed.py DATA --minutes 10 [--run RUN] [--layers 6 2] [--begin teacher] [--out F]
+python scripts/bench/train_speed.py DATA --minutes 10 [--run RUN] [--layers 6 2] [--begin teacher] [--fit ...] [--out F]
 
 Needs the extras train, dev (sentence-transformers) and demo. DATA is a folder in BEIR layout. The same student,
 from one checkpoint, learns the same pairs from the same teacher scores with the same loss, the mean squared difference
@@ -110,14 +110,16 @@ def write_start(layers: int, teacher: Path | None, out: Path) -> None:
     copy_tokenizer(source, out)
 
 
-def compare(layers: int, begin: str, minutes: float, max_length: int, prepared: Path, folder: Path) -> dict[str, Any]:
+def compare(
+    layers: int, begin: str, fit: dict[str, Any], minutes: float, max_length: int, prepared: Path, folder: Path
+) -> dict[str, Any]:
     """Measure how many pairs each tool has time for, then train."""
     start = folder / "start"
     start.mkdir(parents=True)
     write_start(layers, prepared / "teacher" if begin == "teacher" else None, start)
 
     def contest(tool: str, pairs: int, name: str) -> tuple[Any, Contest]:
-        return take_part, Contest(tool, pairs, start, begin, prepared, folder / name, max_length)
+        return take_part, Contest(tool, pairs, start, begin, fit, prepared, folder / name, max_length)
 
     endless = 10**6
     trial = take_turns({tool: contest(tool, endless, f"trial {tool}") for tool in (OURS, THEIRS)}, TRIAL_SLICES)
@@ -181,9 +183,16 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run of this data set, whose teacher is taken")
     parser.add_argument("--layers", type=int, nargs="+", default=[6])
     parser.add_argument("--begin", choices=sorted(FITS), default="encoder", help="whose layers the student has")
+    parser.add_argument(
+        "--fit", nargs="+", default=[], metavar="NAME=VALUE", help="other values of *.fit for this project's training"
+    )
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    try:
+        fit = FITS[options.begin] | dict(map(setting, options.fit))
+    except ValueError as error:
+        parser.error(f"--fit {error}")
     from export.host import describe_host, versions
 
     with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +203,7 @@ def main() -> None:
         results = []
         for layers in options.layers:
             result = compare(
-                layers, options.begin, options.minutes, options.max_length, prepared, Path(folder) / f"{layers}"
+                layers, options.begin, fit, options.minutes, options.max_length, prepared, Path(folder) / f"{layers}"
             )
             results.append(result)
             print(report(result), flush=True)
@@ -202,10 +211,26 @@ def main() -> None:
         names = ("rankdistill", "sentence-transformers", "transformers", "torch", "accelerate")
         content = {
             "data": options.data.name, "minutes": options.minutes, "max_length": options.max_length, "slice_s": SLICE,
-            "settings": {OURS: FITS[options.begin] | {"train": asdict_train()}}, "host": describe_host(),
+            "settings": {OURS: fit | {"train": asdict_train()}}, "host": describe_host(),
             "versions": versions(names), **told, "results": results,
         }  # fmt: skip
         options.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def setting(text: str) -> tuple[str, float]:
+    """Return the field of `Fit` that a text names, and its number.
+
+    Raises:
+        ValueError: if there is no such field of numbers, or no number.
+    """
+    from distill.schema import Fit
+
+    name, _, value = text.partition("=")
+    kind = {name: type(value) for name, value in asdict(Fit()).items()}.get(name)
+    try:
+        return name, {int: int, float: float}[kind](value)
+    except (KeyError, ValueError):
+        raise ValueError(f"{text}: allowed is a number of *.fit, as batch_groups=8 or learning_rate=2e-4") from None
 
 
 def asdict_train() -> dict[str, Any]:
