@@ -277,6 +277,24 @@ def test_wrong_options_are_refused_by_name(wrong, told):
     assert told in str(refused.value)
 
 
+EXPERIMENTS = [
+    ["experiment=histories"],
+    *(["data.path=.", f"experiment={name}"] for name in ("passages", "product_search")),
+]
+
+
+@pytest.mark.parametrize("recipe", EXPERIMENTS, ids=lambda recipe: recipe[-1])
+def test_a_recipe_can_do_without_its_warm_up_and_its_drawn_pairs(recipe):
+    whole, bare = composed(*recipe), composed(*recipe, "warm=none", "augment=none")
+    assert (whole.warm.kind, whole.augment.kind) == ("similarity", "drawn")
+    assert (bare.warm.kind, bare.augment.kind) == ("none", "none")
+    assert whole.student == bare.student
+
+
+def test_a_teacher_of_histories_is_warmed_up_on_no_query_that_is_an_item():
+    assert composed("experiment=histories").warm.pairs.item_queries == 0
+
+
 def test_scores_of_another_scale_are_refused(data, table, encoder):
     judged = PairTokens(data.splits["train"], table, PairEncoder.load(encoder, 24))
     scores = np.zeros(len(judged), dtype=np.float32)
