@@ -278,9 +278,9 @@ def test_wrong_options_are_refused_by_name(wrong, told):
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("recipe", ["passages", "product_search"])
+@pytest.mark.parametrize("recipe", ["histories", "passages", "product_search"])
 def test_a_recipe_can_do_without_its_warm_up_and_its_drawn_pairs(recipe):
-    asked = ["data.path=.", f"experiment={recipe}"]
+    asked = ["data=beir", "data.path=.", f"experiment={recipe}"]
     whole, bare = composed(*asked), composed(*asked, "warm=none", "augment=none")
     assert (whole.warm.kind, whole.augment.kind) == ("similarity", "drawn")
     assert (bare.warm.kind, bare.augment.kind) == ("none", "none")
