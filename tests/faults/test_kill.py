@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import random
 import signal
@@ -31,15 +30,20 @@ def kill(process):
     process.wait()
 
 
+def stands(folder, pattern):
+    try:
+        return any(folder.glob(pattern))
+    except FileNotFoundError:  # a folder was renamed or deleted while it was looked into
+        return False
+
+
 def kill_once(arguments, folder, pattern):
     """Start the command and kill it as soon as a file or folder stands there."""
     process = start(arguments, folder)
-    pattern = str(folder / pattern)
-    # glob.glob passes by a folder that vanishes while it looks, Path.glob raises
-    while process.poll() is None and not glob.glob(pattern):  # noqa: PTH207
+    while process.poll() is None and not stands(folder, pattern):
         time.sleep(0.005)
     kill(process)
-    assert glob.glob(pattern)  # noqa: PTH207
+    assert list(folder.glob(pattern))
 
 
 def test_a_training_killed_after_a_checkpoint_goes_on_from_it(tmp_path, beir, encoder):
