@@ -6,9 +6,6 @@ import contextlib
 import logging
 import math
 import random
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -19,12 +16,12 @@ from pathlib import Path
 from export.errors import BundleError, UserError
 from export.runtime.dispatcher import Dispatcher
 from export.runtime.job import Answer
-from export.runtime.manifest import Manifest
 from export.runtime.swap import Model, Slot
 from export.runtime.trial import Probation, Trial, TrialBudget, TrialVerdict
 from export.serve.commands import ROLL_BACK, Commands
 from export.serve.comparison import Comparison
 from export.serve.served import Served
+from export.serve.verification import check
 from export.serve.watch import Source
 
 MOST_OPEN = 2  # trial requests at a time: they must not fill the queue
@@ -32,8 +29,6 @@ TICK_S = 0.05
 COMMAND_S = 0.2  # between two looks for a command
 PATIENCE_AT_END_S = 1.0
 MOST_OFFERS = 100  # that are remembered
-VERIFY_S = 600.0
-VERIFY = "import os; os.nice(10); from export.cli import main; main()"  # of a process that gives way to the service
 logger = logging.getLogger("ranker")
 
 
@@ -281,35 +276,3 @@ class Reload:
         if not verdict.accepted:
             with contextlib.suppress(UserError):  # a newer one was swapped in meanwhile
                 self.roll_back(verdict.reason, model)
-
-
-def check(folder: Path, key: Path | None, stop: threading.Event) -> str:
-    """Verify a bundle in a process of its own, which a broken graph may take down.
-
-    Args:
-        folder: of the bundle.
-        key: file of the public key that must have signed it; None to ask for no signature.
-        stop: ends it early.
-
-    Returns:
-        The digest of the manifest that was there before: whoever loads another one has a bundle that was not checked.
-
-    Raises:
-        BundleError: naming the first thing that is wrong.
-    """
-    digest = Manifest.read(folder).digest
-    command = [sys.executable, "-c", VERIFY, "verify", str(folder), "--quiet", *(["--key", str(key)] if key else [])]
-    end = time.monotonic() + VERIFY_S
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-        while process.poll() is None:
-            if stop.wait(TICK_S) or time.monotonic() > end:
-                process.kill()
-                process.wait()
-                raise BundleError(f"{folder} was not verified: the service ends, or it took {VERIFY_S:.0f} s")
-        output.seek(0)
-        told = output.read().strip().splitlines()
-    if process.returncode:
-        ended = f"verifying {folder} ended with {process.returncode}"
-        raise BundleError(told[0].removeprefix("ranker: ") if told else ended)
-    return digest
