@@ -26,7 +26,15 @@ REQUEST = {"query": "red car", "texts": ["blue car", "lamp"]}
 def workers_of(parent: int) -> set[int]:
     """Return the pids of a service's workers: multiprocessing has another child, which tracks resources."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in children if b"spawn_main" in command_of(pid)}
+
+
+def command_of(pid: str) -> bytes:
+    """Return a process's command line; empty if it has ended, which a killed one may do while it is asked."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
