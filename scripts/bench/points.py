@@ -54,6 +54,20 @@ def told(point: Mapping[str, Any]) -> str:
     return f"{quality} {point[quality]} at {point['speedup']}x: {met} ({point['student'] or 'none is as fast'})"
 
 
+def above_labels(students: Students) -> list[str]:
+    """Return a line for each student that was made on labels alone too."""
+    lines = []
+    for name, each in students.items():
+        if (alone := each.get("labels_alone")) is not None:
+            above = alone["distilled_above"]
+            low, high = above["interval"]
+            lines.append(
+                f"  {name}: {each['int8']['ndcg@10']:.3f}, on labels alone {alone['ndcg@10']:.3f}: "
+                f"{above['difference']:+.3f} [{low:.3f}, {high:.3f}], p = {above['p_t']:.2g}"
+            )
+    return lines
+
+
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a Markdown table of every set's students in int8, the slowest first; in bold the front."""
     lines = ["| set | student | nDCG@10 | retention | lift kept | tau | speed-up | MB |", "|---" * 8 + "|"]

@@ -8,8 +8,8 @@ into five folds, each of which is tested by models that never saw it, and the fo
 fold's dev queries are the next one's test queries: choices between recipes are not to be made on them. Every run is
 an ordinary `distill` run under WORK, whose finished stages are reused; what the summary needs of a finished run goes
 to KEEP, some kilobytes each, and a run that is there is not done again: hours of one machine go on on another. Sets
-that are not named keep their results in OUT. A student trained on labels alone is made beside `l2_h384` alone:
-`--students` without it leaves that comparison out.
+that are not named keep their results in OUT. Beside each of `--labels-alone` the same student is trained on labels
+alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which
     "l2_h256": 240_000, "l1_h256": 480_000, "l1_h192": 480_000, "l3_h256": 240_000, "l2_h192": 480_000,
     "l2_h128": 480_000, "l1_h128": 480_000,
 }  # fmt: skip
-DISTILLED = "l2_h384"  # what the student that learns from labels alone is compared with
+TWIN = "l2_h384"  # the student that is made on labels alone too, unless others are asked for
 LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
 LABELS_SET = tuple(each.partition("=")[0] for each in LABELS)
 STUDENT_CONFIGS = Path(__file__).parents[2] / "conf/student"
@@ -91,14 +91,13 @@ def write_folds(source: Path, out: Path, count: int) -> None:
             write_atomic(folder / "qrels" / f"{part}.tsv", "\n".join([header, *lines]) + "\n")
 
 
-def jobs(sets: dict[str, Path | None], students: list[str]) -> list[Job]:
-    """Return every run, those that share a teacher one after the other."""
+def jobs(sets: dict[str, Path | None], students: list[str], twins: list[str]) -> list[Job]:
+    """Return every run, those that share a teacher one after the other; `twins` are made on labels alone too."""
     found = []
     for name in sets:
         for fold in range(FOLDS[name]) if name in FOLDS else [None]:
             found += [Job(name, fold, student, False) for student in students]
-            if DISTILLED in students:
-                found.append(Job(name, fold, DISTILLED, True))
+            found += [Job(name, fold, student, True) for student in twins]
     return found
 
 
@@ -197,18 +196,17 @@ def check_hosts(found: dict[Job, Record], missing: list[Job]) -> None:
             sys.exit(f"{name}: its folds would be timed on {told}; finish them on one, or give another --keep")
 
 
-def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[str, Any] | None:
+def summarise(found: dict[Job, Record], name: str, students: list[str], twins: list[str]) -> dict[str, Any] | None:
     """Return a set's results; None while some of its runs are missing."""
     folds = range(FOLDS[name]) if name in FOLDS else [None]
     runs = {student: [found.get(Job(name, fold, student, False)) for fold in folds] for student in students}
-    if DISTILLED in students:
-        runs["labels alone"] = [found.get(Job(name, fold, DISTILLED, True)) for fold in folds]
-    if None in itertools.chain(*runs.values()):
+    alone = {student: [found.get(Job(name, fold, student, True)) for fold in folds] for student in twins}
+    every = runs | {f"{student} on labels alone": records for student, records in alone.items()}
+    if None in itertools.chain(*every.values()):
         return None
-    for fold, of_fold in enumerate(zip(*runs.values(), strict=True)):
-        if problem := differing(dict(zip(runs, of_fold, strict=True))):
+    for fold, of_fold in enumerate(zip(*every.values(), strict=True)):
+        if problem := differing(dict(zip(every, of_fold, strict=True))):
             sys.exit(f"{name}, fold {fold}: runs that cannot be judged together, {problem}")
-    labels = runs.pop("labels alone", None)
     reference = next(iter(runs.values()))
     teacher = values(reference, "teacher", "fp32")
     baselines = {b: values(reference, b, "fp32") for b in BASELINES}
@@ -216,21 +214,22 @@ def summarise(found: dict[Job, Record], name: str, students: list[str]) -> dict[
         s: {p: judge(records, p) for p in ("fp32", "int8")} | {"host": records[0]["host"]}
         for s, records in runs.items()
     }
+    for student, records in alone.items():
+        judged[student]["labels_alone"] = labels_alone(runs[student], records)
     return {
         "queries": len(teacher),
         "teacher": float(np.nanmean(teacher)),
         "baselines": {b: float(np.nanmean(v)) for b, v in baselines.items() if v is not None},
         "teacher_above": {b: compare(teacher, v) for b, v in baselines.items() if v is not None},
         "students": judged,
-        **({} if labels is None else above_labels(runs[DISTILLED], labels)),
         "versions": reference[0]["versions"],
     }
 
 
-def above_labels(distilled: list[Record], labels: list[Record]) -> dict[str, Any]:
-    """Return what a student has of its teacher beyond what labels alone give it."""
+def labels_alone(distilled: list[Record], labels: list[Record]) -> dict[str, Any]:
+    """Return what labels alone give a student, and what it has of its teacher beyond that."""
     int8, alone = values(distilled, "student", "int8"), values(labels, "student", "int8")
-    return {"labels_alone": float(np.nanmean(alone)), "distilled_above_labels": compare(int8, alone)}
+    return {"ndcg@10": float(np.nanmean(alone)), "distilled_above": compare(int8, alone)}
 
 
 def main() -> None:
@@ -244,6 +243,10 @@ def main() -> None:
         "--students", nargs="+", default=list(STUDENTS),
         help="NAME, or NAME with -first14, -idf14, -gradient14 (words), -split2 (layers), -learned, -480k (pairs)",
     )  # fmt: skip
+    parser.add_argument(
+        "--labels-alone", nargs="*", metavar="STUDENT",
+        help=f"which of them are made on labels alone too; by default {TWIN}, if it is one of them",
+    )  # fmt: skip
     parser.add_argument("--pairs", type=float, default=1.0, help="share of a student's pairs; 1 is the recipe's")
     parser.add_argument("--plot", type=Path, help="an SVG or PNG file with every set's students")
     parser.add_argument("--minutes", type=float, help="begin no further run after this long")
@@ -251,6 +254,9 @@ def main() -> None:
     options = parser.parse_args()
     for student in options.students:
         student_options(student, options.pairs)
+    twins = [TWIN] * (TWIN in options.students) if options.labels_alone is None else options.labels_alone
+    if other := next((student for student in twins if student not in options.students), None):
+        parser.error(f"--labels-alone {other}: allowed are those of --students, {', '.join(options.students)}")
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Path | None] = {}
@@ -262,7 +268,7 @@ def main() -> None:
         if name in FOLDS and sets[name] is not None:
             write_folds(sets[name], options.work / "folds" / name, FOLDS[name])
             sets[name] = options.work / "folds" / name
-    asked = jobs(sets, options.students)
+    asked = jobs(sets, options.students, twins)
     found = {job: record for job in asked if (record := kept(options, job)) is not None}
     missing = [job for job in asked if job not in found and options.minutes != 0]
     check_hosts(found, missing)
@@ -272,7 +278,7 @@ def main() -> None:
         if record is not None:
             found[job] = record
     before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"sets": {}, "runs": {}}
-    new = {name: summarise(found, name, options.students) for name in sets}
+    new = {name: summarise(found, name, options.students, twins) for name in sets}
     results = before["sets"] | {name: result for name, result in new.items() if result is not None}
     content = {
         "sets": {
@@ -286,9 +292,8 @@ def main() -> None:
         points.draw(content["sets"], options.plot)
     print(points.table(content["sets"]))
     for name, result in content["sets"].items():
-        alone = f", labels alone {result['labels_alone']:.3f}" if "labels_alone" in result else ""
-        print(f"{name}: teacher {result['teacher']:.3f}{alone}")
-        print("\n".join(f"  {points.told(point)}" for point in result["points"]))
+        lines = [f"{name}: teacher {result['teacher']:.3f}", *points.above_labels(result["students"])]
+        print("\n".join(lines + [f"  {points.told(point)}" for point in result["points"]]))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,10 @@ def test_folds_are_timed_on_one_machine(quality, monkeypatch):
         (["--set", "wikiqa"], "wikiqa-l2_h384 is not kept, and --set wikiqa names no folder"),
         (["--set", "crowdflower={}"], "is no set in BEIR layout: it has no qrels/"),
         (["--set", "movielens", "--students", "l2_h384", "l9_h9"], "l9_h9 is none of l1_h128, l1_h192"),
+        (
+            ["--set", "movielens", "--students", "l1_h384", "--labels-alone", "l2_h384"],
+            "allowed are those of --students",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_told_before_anything_is(quality, tmp_path, monkeypatch, capsys, arguments, told):
@@ -172,9 +176,10 @@ def test_a_set_is_summarised_when_all_its_runs_are_there(quality):
         for name in ("l2_h384", "l1_h384")
     }
     found = {jobs[False, "l2_h384"]: record(1), jobs[False, "l1_h384"]: record(2)}
-    assert quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"]) is None
+    asked = ("wikiqa", ["l2_h384", "l1_h384"], ["l2_h384"])
+    assert quality.summarise(found, *asked) is None
     found[jobs[True, "l2_h384"]] = record(3)
-    result = quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
+    result = quality.summarise(found, *asked)
     one = {row["model"]: np.array(row["quality"]["ndcg@10"]) for row in record(2)["models"]}
     judged = result["students"]["l1_h384"]["int8"]
     assert judged["retention"] == pytest.approx(one["student"].mean() / one["teacher"].mean())
@@ -184,15 +189,26 @@ def test_a_set_is_summarised_when_all_its_runs_are_there(quality):
     assert judged["above"]["bm25"]["difference"] == pytest.approx((one["student"] - one["bm25"]).mean())
     found[jobs[True, "l2_h384"]] = record(3, fingerprint="two")
     with pytest.raises(SystemExit, match="cannot be judged together"):
-        quality.summarise(found, "wikiqa", ["l2_h384", "l1_h384"])
+        quality.summarise(found, *asked)
 
 
-def test_students_without_the_one_that_has_a_twin_on_labels_are_judged_without_that_comparison(quality):
-    jobs = quality.jobs({"wikiqa": None}, ["l1_h384", "l3_h384-split2"])
-    assert [job.name for job in jobs] == ["wikiqa-l1_h384", "wikiqa-l3_h384-split2"]
-    result = quality.summarise({jobs[0]: record(1), jobs[1]: record(2)}, "wikiqa", ["l1_h384", "l3_h384-split2"])
-    assert [*result["students"]] == ["l1_h384", "l3_h384-split2"]
-    assert not {"labels_alone", "distilled_above_labels"} & set(result)
+def test_students_are_compared_with_their_twins_on_labels_alone(quality):
+    students, twins = ["l1_h384", "l3_h384-split2", "l1_h128"], ["l1_h384", "l1_h128"]
+    jobs = quality.jobs({"wikiqa": None}, students, twins)
+    names = ["wikiqa-l1_h384", "wikiqa-l3_h384-split2", "wikiqa-l1_h128"]
+    assert [job.name for job in jobs] == [*names, "wikiqa-l1_h384-labels", "wikiqa-l1_h128-labels"]
+    found = {job: record(seed) for seed, job in enumerate(jobs, 1)}
+    result = quality.summarise(found, "wikiqa", students, twins)["students"]
+    own, alone = (
+        {row["model"]: np.array(row["quality"]["ndcg@10"]) for row in record(seed)["models"]} for seed in (3, 5)
+    )
+    told = result["l1_h128"]["labels_alone"]
+    assert told["ndcg@10"] == pytest.approx(alone["student"].mean())
+    assert told["distilled_above"]["difference"] == pytest.approx((own["student"] - alone["student"]).mean())
+    assert "labels_alone" not in result["l3_h384-split2"]
+    lines = quality.points.above_labels(result)
+    assert [line.split(":")[0].strip() for line in lines] == twins
+    assert f"on labels alone {told['ndcg@10']:.3f}" in lines[1]
 
 
 def test_a_split_student_is_judged_by_what_it_costs_with_items_states(quality):
