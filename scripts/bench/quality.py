@@ -42,7 +42,7 @@ STUDENTS = {  # and how many pairs they learn from: the smaller, the more, which
     "l2_h128": 480_000, "l1_h128": 480_000,
 }  # fmt: skip
 TWIN = "l2_h384"  # the student that is made on labels alone too, unless others are asked for
-LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many steps, its best
+LABELS = ["student.fit.keep=best", "student.fit.epochs=1000", "loss=labels", "augment=none"]  # as many pairs, its best
 LABELS_SET = tuple(each.partition("=")[0] for each in LABELS)
 STUDENT_CONFIGS = Path(__file__).parents[2] / "conf/student"
 OWN_DATA = "movielens"  # needs no folder
