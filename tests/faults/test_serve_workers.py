@@ -15,6 +15,7 @@ import pytest
 
 from export.runtime import Ranker
 from tests.faults.bundles import edit, seal
+from tests.processes import command_line
 from tests.serving import serving
 
 pytestmark = pytest.mark.faults
@@ -25,16 +26,8 @@ REQUEST = {"query": "red car", "texts": ["blue car", "lamp"]}
 
 def workers_of(parent: int) -> set[int]:
     """Return the pids of a service's workers: multiprocessing has another child, which tracks resources."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return {int(pid) for pid in children if b"spawn_main" in command_of(pid)}
-
-
-def command_of(pid: str) -> bytes:
-    """Return a process's command line; empty if it has ended, which a killed one may do while it is asked."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+    children = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return {pid for pid in children if b"spawn_main" in command_line(pid)}
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:

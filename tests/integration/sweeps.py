@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.integration.commands import distill, small
+from tests.processes import command_lines
 
 FAST = ["bundle=false", "quantize=none", "budget=none"]
 BOTH = "student.layers=1,2"
@@ -113,13 +114,10 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str], folde
 def job(folder: Path, number: int) -> int | None:
     """Return the process of a job of a sweep that was started in a folder, if it is there."""
     place = f"hydra.run.dir='{folder}/runs/sweeps/".encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(each.startswith(place) and each.endswith(f"/{number}'".encode()) for each in arguments):
-            return int(path.parent.name)
+    end = f"/{number}'".encode()
+    for pid, line in command_lines():
+        if any(each.startswith(place) and each.endswith(end) for each in line.split(b"\0")):
+            return pid
     return None
 
 

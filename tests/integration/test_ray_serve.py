@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ import yaml
 from export.errors import UserError
 from export.runtime import Ranker
 from export.serve.ray_app import NAME, app
+from tests.processes import command_lines
 
 pytestmark = pytest.mark.integration
 
@@ -75,12 +75,7 @@ def scores(url, query, **options):
 def replicas():
     """Return the pids of this process's replicas, by the titles that Ray gives them."""
     title = f"ray::ServeReplica:{APP}:{NAME}".encode()
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(title):
-                found.add(int(path.parent.name))
-    return found
+    return {pid for pid, line in command_lines() if line.startswith(title)}
 
 
 def test_replicas_answer_as_the_runtime_does_and_one_that_is_killed_is_replaced(ray_serve, bundle, monkeypatch):
