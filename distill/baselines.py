@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.embedding import embed
+from distill.embedding import TOKENS, embed
 from distill.records import RankingData, Split
 from export.progress import Progress
 from export.runtime.scorer import Float32
@@ -15,21 +15,23 @@ FILE = "{}.npy"
 BAR = "baseline embedding"
 
 
-def write(data: RankingData, split: Split, encoder: Path | None, max_length: int, out: Path) -> None:
+def write(
+    data: RankingData, split: Split, encoder: Path | None, vectors: tuple[Float32, Float32] | None, out: Path
+) -> None:
     """Score a split with every baseline there is for this data and store float32 [pairs] for each.
 
     Args:
         data: the data set.
         split: the candidate lists to score.
         encoder: folder of the embedding model; None when the teacher was no plain encoder.
-        max_length: tokens of a text that the encoder reads.
+        vectors: of all queries and items by the encoder, float32 [texts, width]; None where there are none yet.
         out: folder to write to.
     """
     scores = {"bm25": bm25(data, split)}
     if data.summary["popularity"]:
         scores["popularity"] = data.items.column("popularity")[split.item].astype(np.float32)
     if encoder is not None:
-        scores["embedding"] = embedding(data, split, encoder, max_length)
+        scores["embedding"] = similarity(split, *vectors) if vectors else embedding(data, split, encoder)
     for name, values in scores.items():
         np.save(out / FILE.format(name), values)
 
@@ -53,10 +55,21 @@ def bm25(data: RankingData, split: Split) -> Float32:
     return scores
 
 
-def embedding(data: RankingData, split: Split, encoder: Path, max_length: int) -> Float32:
+def similarity(split: Split, queries: Float32, items: Float32) -> Float32:
+    """Score pairs by the cosine of vectors of length 1, float32 [pairs].
+
+    Args:
+        split: the candidate lists.
+        queries: float32 [queries, width].
+        items: float32 [items, width].
+    """
+    return np.asarray(np.einsum("pd,pd->p", queries[split.pair_query()], items[split.item]), dtype=np.float32)
+
+
+def embedding(data: RankingData, split: Split, encoder: Path) -> Float32:
     """Score pairs by the cosine of their embeddings, float32 [pairs]."""
     query_rows, query_at = np.unique(split.pair_query(), return_inverse=True)
     item_rows, item_at = np.unique(split.item, return_inverse=True)
-    queries = embed(data.queries.texts(query_rows), encoder, max_length, BAR)
-    items = embed(data.items.texts(item_rows), encoder, max_length, BAR)
+    queries = embed(data.queries.texts(query_rows), encoder, TOKENS, BAR)
+    items = embed(data.items.texts(item_rows), encoder, TOKENS, BAR)
     return np.asarray(np.einsum("pd,pd->p", queries[query_at], items[item_at]), dtype=np.float32)

@@ -12,6 +12,7 @@ from export.progress import Progress
 from export.runtime.scorer import Float32
 
 BATCH = 64
+TOKENS = 256  # of a text that is read, as all-MiniLM-L6-v2 does
 FILE = "{}.npy"
 
 

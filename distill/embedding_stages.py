@@ -262,7 +262,7 @@ def _course(
         split, order = lessons.join(split, Split.open(pairs.folder / augment.PAIRS))
         known = np.concatenate([known, scores_.read(scored.folder)])[order]
         made = TextTable.open(pairs.folder / augment.QUERIES)
-        of_made = embedding.embed(made.texts(), source, gathering.EMBEDDED_TOKENS, "embed made queries")
+        of_made = embedding.embed(made.texts(), source, embedding.TOKENS, "embed made queries")
         queries = np.concatenate([queries, of_made])
     return Course(split, known, records.queries, made, records.items, queries, items)
 

@@ -21,3 +21,7 @@ class StoreError(UserError):
 
 class TrackerError(UserError):
     """A tracker did not take a run; the run itself is whole."""
+
+
+class TrainingError(UserError):
+    """A training came to nothing; the message says what shows it and what to try."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distill import inputs as inputs_
 from distill import models
+from distill.embedding import TOKENS
 from distill.records import RankingData, RankingLayout
 from distill.schema import Config, Draw, Input
 from distill.stages import Built, Stage, Store, hash_files
@@ -14,7 +15,6 @@ from export.runtime.tokens import PairEncoder
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"embeddings": 1, "augment": 3, "inputs": 1}
-EMBEDDED_TOKENS = 256  # of a text; what all-MiniLM-L6-v2 reads
 
 
 def embeddings(store: Store, data: Built, source: Path) -> Built:
@@ -24,12 +24,12 @@ def embeddings(store: Store, data: Built, source: Path) -> Built:
     """
     libraries, layout = ("torch", "transformers"), RankingLayout(data.folder)
     files = models.fingerprint(source) | hash_files([layout.folder / layout.queries, layout.folder / layout.items])
-    stage = Stage("embeddings", VERSIONS["embeddings"], {"max_length": EMBEDDED_TOKENS}, {}, files, libraries)
+    stage = Stage("embeddings", VERSIONS["embeddings"], {"max_length": TOKENS}, {}, files, libraries)
 
     def build(out: Path) -> None:
         from distill import embedding
 
-        embedding.write(RankingData.open(data.folder), source, EMBEDDED_TOKENS, out)
+        embedding.write(RankingData.open(data.folder), source, TOKENS, out)
 
     return store.get(stage, build)
 
@@ -63,7 +63,7 @@ def augment(
             counts,
             PairEncoder.load(source, longest(config)),
             embedding.read(embedded.folder) if embedded is not None else None,
-            lambda texts: embedding.embed(texts, source, EMBEDDED_TOKENS, "embed made queries"),
+            lambda texts: embedding.embed(texts, source, TOKENS, "embed made queries"),
             out,
         )
 

@@ -9,14 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from distill import gathering, inputs, models, prepare, quantizing, state_terms, vocabulary
+from distill import floor, gathering, inputs, models, prepare, quantizing, vocabulary
+from distill.floor import References
 from distill.pruning import Rivals
 from distill.records import RankingData
-from distill.schema import Augment, Config, DrawnAugment, EncoderTeacher, SimilarityWarm
+from distill.schema import Augment, Config, DrawnAugment
 from distill.stages import Built, Stage, Store, hash_files
-from distill.width import Width, student_width, validate_student
+from distill.width import Width, student_width
 from export.runtime.tokens import PairEncoder
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 TRAINING = ("torch", "transformers", "accelerate")
 GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"data": 2, "tokens": 1, "warm": 5, "teacher": 6, "scores": 3, "student": 6, "graphs": 5}
+VERSIONS = {"data": 2, "tokens": 1, "scores": 4, "student": 7, "graphs": 5}
 
 
 def data(store: Store, config: Config) -> Built:
@@ -34,22 +33,6 @@ def data(store: Store, config: Config) -> Built:
     source = prepare.locate(config.data)
     stage = Stage("data", VERSIONS["data"], source.options, files=source.files, libraries=source.libraries)
     return store.get(stage, source.write)
-
-
-def locate_teacher(config: Config) -> Path:
-    """Return the folder of the model that the teacher begins with, the student's options checked against it.
-
-    Raises:
-        ConfigError: if it cannot be had, or the student asks for what it does not have.
-    """
-    folder = models.locate_model(config.teacher.model, config.teacher.sha256)
-    shape = models.read_config(folder)
-    validate_student(config.student, shape)
-    state_terms.validate_states(config, shape)
-    if config.student.vocabulary.min_count is not None:
-        vocabulary.always_kept(config.student.vocabulary, folder)
-    models.validate_model(config, folder)
-    return folder
 
 
 def tokens(store: Store, config: Config, data: Built, source: Path) -> Built:
@@ -82,68 +65,11 @@ def check_data(config: Config, data: Built, tokens: Built, drawn: Built | None, 
     from distill.lessons import join
     from distill.tokens import PairTokens
 
-    pairs, _ = _training_pairs(config, data, tokens, source, student.max_length, 1)
+    pairs, _ = training_pairs(config, data, tokens, source, student.max_length, 1)
     if drawn is not None:
         added = augment.open_pairs(drawn.folder, pairs.table, pairs.encoder)
         pairs = PairTokens(join(pairs.split, added.split)[0], added.table, pairs.encoder)
     vocabulary.check(student.vocabulary, source, pairs, int(models.read_config(source)["vocab_size"]))
-
-
-def warm(
-    store: Store, config: Config, data: Built, tokens: Built, embedded: Built, drawn: Built, source: Path
-) -> Built:
-    """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet."""
-    warm_, begin = config.warm, models.locate_init(config, source)
-    assert isinstance(warm_, SimilarityWarm)
-    fit = asdict(warm_.fit)
-    options = {"max_length": config.teacher.max_length, "scale": warm_.scale, "fit": fit, "train": asdict(config.train)}
-    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
-    stage = Stage(
-        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
-        title="teacher's warm-up",
-    )  # fmt: skip
-
-    def build(out: Path) -> None:
-        from distill import augment, embedding
-        from distill import warm as warm_module
-
-        _, dev = _training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
-        pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
-        queries, items = embedding.read(embedded.folder)
-        queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
-        similarity = warm_module.similarities(pairs, queries, items)
-        warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out)
-
-    return store.get(stage, build, every_rank=True)
-
-
-def teacher(store: Store, config: Config, data: Built, tokens: Built, source: Path, warm: Built | None) -> Built:
-    """Return the teacher's checkpoint."""
-    teacher_ = config.teacher
-    if not isinstance(teacher_, EncoderTeacher):
-        files = models.fingerprint(source)
-        stage = Stage("teacher", VERSIONS["teacher"], {"kind": teacher_.kind}, files=files, libraries=TRAINING)
-
-        def copy(out: Path) -> None:
-            from distill import teacher as teacher_module
-
-            teacher_module.write_as_is(source, out)
-
-        return store.get(stage, copy)
-    begin = warm.folder if warm is not None else models.locate_init(config, source)
-    options = {"max_length": teacher_.max_length, "fit": asdict(teacher_.fit), "train": asdict(config.train)}
-    inputs = {"tokens": tokens.key} | ({"warm": warm.key} if warm is not None else {})
-    stage = Stage(
-        "teacher", VERSIONS["teacher"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING
-    )
-
-    def tune(out: Path) -> None:
-        from distill import teacher as teacher_module
-
-        pairs, dev = _training_pairs(config, data, tokens, source, teacher_.max_length, teacher_.fit.dev_queries)
-        teacher_module.write_tuned(begin, pairs, dev, teacher_, config.train, config.seed, out)
-
-    return store.get(stage, tune, every_rank=True)
 
 
 def scores(store: Store, config: Config, data: Built, tokens: Built, teacher: Built) -> Built:
@@ -178,7 +104,7 @@ def _scores(
 
         device = Device.resolve(config.train)
         model = load_ranker(str(teacher.folder), cls_only=True, attention=device.attention).to(device.name)
-        pairs, _ = _training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, 1)
+        pairs, _ = training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, 1)
         if drawn is not None:
             pairs = augment.open_pairs(drawn.folder, pairs.table, pairs.encoder)
         scores_.write(model, pairs, out, what=title, batch_size=config.train.score_batch, bf16=device.bf16)
@@ -194,6 +120,7 @@ def student(
     teacher: Built,
     scores: Built,
     drawn: tuple[Built, Built] | None,
+    references: References,
 ) -> Built:
     """Return the student's checkpoint; `drawn` are unlabelled pairs and the teacher's scores of them."""
     terms = {name: asdict(term) for name, term in config.loss.terms.items() if term.weight > 0}
@@ -221,7 +148,7 @@ def student(
 
         shape = models.read_config(teacher.folder)
         layers = student_.choose_layers(config.student.layers, int(shape["num_hidden_layers"]))
-        pairs, dev = _training_pairs(
+        pairs, dev = training_pairs(
             config, data, tokens, teacher.folder, config.student.max_length, config.student.fit.dev_queries
         )
         lessons = Lessons(pairs, scores_.read(scores.folder), scores_.scale(scores.folder))
@@ -237,6 +164,7 @@ def student(
             train=train,
             seed=config.seed,
             rivals=Rivals.read(Path(config.rivals)) if config.rivals else None,
+            monitor=floor.monitor("student", config, references, dev.split),
             out=out,
         )
 
@@ -278,7 +206,7 @@ def graphs(store: Store, config: Config, data: Built, model: Built, role: str) -
     return store.get(stage, build)
 
 
-def _training_pairs(
+def training_pairs(
     config: Config, data: Built, tokens: Built, tokenizer: Path, max_length: int, dev_queries: int | None
 ) -> tuple[PairTokens, PairTokens]:
     """Return the pairs to train on and those of dev that choose the best evaluation."""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 RUNTIME = ("onnxruntime", "tokenizers", "numpy")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
-VERSIONS = {"parity": 3, "baselines": 1, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
+VERSIONS = {"parity": 3, "baselines": 2, "predictions": 2, "latency": 2, "golden": 1, "serving": 1}
 COMPARED = (
     ("onnx", "pytorch"), ("full onnx", "onnx"), ("fused", "full onnx"), ("int8", "onnx"), ("int8 avx2", "onnx"),
     ("full int8", "full onnx"), ("weight8", "onnx"), ("openvino fp32", "onnx"), ("openvino bf16", "onnx"),
@@ -110,19 +110,37 @@ def parity(store: Store, config: Config, data: Built, model: Built, graphs: Buil
     return store.get(stage, build)
 
 
-def baselines(store: Store, config: Config, data: Built, source: Path) -> Built:
-    """Return the scores of the baselines that this data has."""
+def baselines(
+    store: Store, config: Config, data: Built, source: Path, embedded: Built | None, split: str, queries: int | None
+) -> Built:
+    """Return the scores of the baselines that this data has.
+
+    Args:
+        store: of the stages.
+        config: of the run.
+        data: the data set.
+        source: folder of the model that the teacher begins with.
+        embedded: all texts embedded by it, where something else needed them; without, those of the split are.
+        split: whose pairs are scored.
+        queries: how many of its queries; None: all.
+    """
     encoder = source if isinstance(config.teacher, EncoderTeacher) else None
-    options = {"split": config.measure.split, "max_length": config.teacher.max_length, "embedding": encoder is not None}
-    files = models.fingerprint(source) if encoder else {}
-    libraries = ("torch", "transformers", "bm25s")
-    stage = Stage("baselines", VERSIONS["baselines"], options, {"data": data.key}, files, libraries)
+    options: dict[str, Any] = {"split": split, "embedding": encoder is not None}
+    if queries is not None:
+        options |= {"queries": queries, "seed": config.seed}
+    inputs, files = {"data": data.key}, models.fingerprint(source) if encoder else {}
+    if embedded is not None:
+        inputs["embeddings"] = embedded.key
+    libraries, title = ("torch", "transformers", "bm25s"), f"baselines on {split}"
+    stage = Stage("baselines", VERSIONS["baselines"], options, inputs, files, libraries, title=title)
 
     def build(out: Path) -> None:
         from distill import baselines as baselines_
+        from distill import embedding
 
         records = RankingData.open(data.folder)
-        baselines_.write(records, records.splits[config.measure.split], encoder, config.teacher.max_length, out)
+        vectors = None if embedded is None or encoder is None else embedding.read(embedded.folder)
+        baselines_.write(records, records.splits[split].sample(queries, config.seed), encoder, vectors, out)
 
     return store.get(stage, build)
 

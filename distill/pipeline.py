@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill import cascading, embedding_stages, gathering, making, measuring, ranks
+from distill import cascading, embedding_stages, gathering, making, measuring, ranks, teacher_stages
+from distill.floor import References
 from distill.inputs import Read, is_whole
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
@@ -29,21 +30,28 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     store = Store(Path(config.runs) / "stages")
     run_ = Run(folder, config, overrides)
-    source = making.locate_teacher(config)
+    source = teacher_stages.locate_teacher(config)
     embedding_stages.locate(config, source)
     data = run_.keep("data", making.data(store, config))
     tokens = run_.keep("tokens", making.tokens(store, config, data, source))
-    pairs = _unlabelled(run_, store, config, data, tokens, source)
+    embedded = run_.keep("embeddings", gathering.embeddings(store, data, source)) if _embeds(config) else None
+    pairs = _unlabelled(run_, store, config, data, tokens, embedded, source)
     making.check_data(config, data, tokens, pairs, source)
-    warm = _warm(run_, store, config, data, tokens, source)
-    teacher = run_.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
+    references = _references(run_, store, config, data, source, embedded)
+    warm = _warm(run_, store, config, data, tokens, source, embedded, references)
+    teacher = run_.keep("teacher", teacher_stages.teacher(store, config, data, tokens, source, warm, references))
+    examined = teacher_stages.examine(store, config, data, tokens, teacher, references)
+    if examined is not None:
+        run_.keep("examination", examined)
     scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
     drawn = None
     if pairs is not None:
         of_drawn = making.drawn_scores(store, config, data, tokens, teacher, pairs)
         drawn = pairs, run_.keep("their scores", of_drawn)
     read = _student_read(run_, store, config, Read(data, tokens), teacher, source)
-    student = run_.keep("student", making.student(store, config, read.data, read.tokens, teacher, scores, drawn))
+    student = run_.keep(
+        "student", making.student(store, config, read.data, read.tokens, teacher, scores, drawn, references)
+    )
     ranks.part()
     if not ranks.is_first():
         return {}
@@ -55,7 +63,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
         model: run_.keep(f"{model} parity", measuring.parity(store, config, reads[model].data, made, graphs, model))
         for model, made, graphs in (("teacher", teacher, teacher_graphs), ("student", student, student_graphs))
     }
-    baselines = run_.keep("baselines", measuring.baselines(store, config, data, source))
+    split = config.measure.split
+    baselines = run_.keep("baselines", measuring.baselines(store, config, data, source, embedded, split, None))
     predictions = [
         run_.keep(
             f"predictions {system.name}", measuring.predictions(store, config, reads[system.model].data, system, made)
@@ -71,23 +80,53 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     return run_.finish(measured, cascade, None if embedder is None else embedder.retrieval)
 
 
-def _warm(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:
+def _embeds(config: Config) -> bool:
+    """Return whether anything is made of the encoder's own embeddings of all texts."""
+    drawn = isinstance(config.augment, DrawnAugment) and config.augment.embedding > 0
+    return drawn or isinstance(config.warm, SimilarityWarm)
+
+
+def _references(
+    run: Run, store: Store, config: Config, data: Built, source: Path, embedded: Built | None
+) -> References:
+    """Return the baselines' scores on the dev queries that each training evaluates."""
+    found = {}
+    for number, queries in enumerate(teacher_stages.dev_queries(config)):
+        role = "dev baselines" if not number else f"dev baselines of {queries or 'all'} queries"
+        found[queries] = run.keep(role, measuring.baselines(store, config, data, source, embedded, "dev", queries))
+    return found
+
+
+def _warm(
+    run: Run,
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    source: Path,
+    embedded: Built | None,
+    references: References,
+) -> Built | None:
     """Return what the teacher's tuning begins with, None if that is the encoder itself."""
     if not isinstance(config.warm, SimilarityWarm):
         return None
-    embedded = run.keep("embeddings", gathering.embeddings(store, data, source))
-    pairs = gathering.augment(store, config, config.warm.pairs, data, tokens, embedded, source)
-    run.keep("warm-up's pairs", pairs)
-    return run.keep("warm-up", making.warm(store, config, data, tokens, embedded, pairs, source))
+    assert embedded is not None
+    pairs = run.keep(
+        "warm-up's pairs", gathering.augment(store, config, config.warm.pairs, data, tokens, embedded, source)
+    )
+    warm = teacher_stages.warm(store, config, data, tokens, embedded, pairs, source, references)
+    return run.keep("warm-up", warm)
 
 
-def _unlabelled(run: Run, store: Store, config: Config, data: Built, tokens: Built, source: Path) -> Built | None:
+def _unlabelled(
+    run: Run, store: Store, config: Config, data: Built, tokens: Built, embedded: Built | None, source: Path
+) -> Built | None:
     """Return pairs for the teacher to score, None if there are to be none."""
     counts = config.augment
     if not isinstance(counts, DrawnAugment):
         return None
-    embedded = run.keep("embeddings", gathering.embeddings(store, data, source)) if counts.embedding else None
-    return run.keep("unlabelled pairs", gathering.augment(store, config, counts, data, tokens, embedded, source))
+    used = embedded if counts.embedding else None
+    return run.keep("unlabelled pairs", gathering.augment(store, config, counts, data, tokens, used, source))
 
 
 def _student_read(run: Run, store: Store, config: Config, whole: Read, teacher: Built, source: Path) -> Read:

@@ -57,6 +57,7 @@ SPLITS = ("dev", "test")
 ENGINES = ("onnxruntime", "openvino")  # of graphs; what is handed over is measured in the first
 CRITERIA = ("fisher", "taylor", "magnitude")
 FIELDS, KEEPS = ("all", "title"), ("first", "idf", "gradient")
+FLOORS = ("stop", "warn", "none")
 POOLINGS = ("mean", "cls", "pooler")
 EIGHT_BITS = ("int8", "weight8")
 LATE, PROPENSITIES, DRIFT_MEASURES = ("drop", "keep"), ("none", "power", "estimated"), ("ndcg@10", "brier")
@@ -142,7 +143,7 @@ RULES: dict[type, Sequence[Rule]] = {
         ("batch_groups", *at_least(1)), ("batch_tokens", *at_least(1)), ("evaluations", *at_least(1)),
         ("keep", *one_of("best", "last")), ("dev_queries", *at_least(1)),
     ],
-    Teacher: [("max_length", *at_least(SPECIAL + 2))],
+    Teacher: [("max_length", *at_least(SPECIAL + 2)), ("floor", *one_of(*FLOORS))],
     Student: [
         ("max_length", *at_least(SPECIAL + 2)), ("split_layers", *at_least(0)), ("hidden_size", *at_least(1)),
         ("heads", *at_least(1)), ("intermediate_size", *at_least(1)), ("importance", *one_of(*CRITERIA)),

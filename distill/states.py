@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
-from export.cls_only import ClsOnlyBert
+from export.cls_only import ClsOnlyBert, EveryTokenBert
 
 
 class Place(NamedTuple):
@@ -37,7 +37,7 @@ PARTS: dict[str, Callable[[BertForSequenceClassification, int], nn.Module]] = {
 def every_token(model: ClsOnlyBert) -> BertForSequenceClassification:
     """Return the same model, its modules shared, with a last layer that computes every token."""
     with torch.device("meta"):  # its own modules are not wanted
-        ordinary = BertForSequenceClassification(model.config)
+        ordinary = EveryTokenBert(model.config)
     ordinary.bert, ordinary.dropout, ordinary.classifier = model.bert, model.dropout, model.classifier
     return ordinary.train(model.training)
 

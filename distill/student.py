@@ -20,6 +20,7 @@ from distill.imitation import imitating, unscored
 from distill.importance import measure
 from distill.lessons import Lessons
 from distill.models import read_config
+from distill.monitor import Monitor
 from distill.objective import weighted_loss
 from distill.pruning import Rivals
 from distill.refit import refit
@@ -118,6 +119,7 @@ def write(
     train: Train,
     seed: int,
     rivals: Rivals | None,
+    monitor: Monitor | None = None,
     out: Path,
 ) -> None:
     """Distil a student and save it in `out`.
@@ -132,6 +134,7 @@ def write(
         train: how the machine is used.
         seed: of the training.
         rivals: what a search has found so far.
+        monitor: looks whether anything is learned.
         out: the stage's working folder.
 
     Raises:
@@ -167,6 +170,7 @@ def write(
             out=out,
             what="student",
             watch=None if rivals is None else partial(rivals.check, scoring_cost(model, pairs)),
+            monitor=monitor,
         )
     word_table.expand(model)
     save_ranker(model, str(out))

@@ -13,6 +13,7 @@ from transformers import set_seed
 from distill import losses
 from distill.device import Device
 from distill.models import FILES
+from distill.monitor import Monitor
 from distill.records import Float32
 from distill.schema import EncoderTeacher, Fit, Train
 from distill.tokens import PairTokens
@@ -22,13 +23,21 @@ from export.cls_only import ClsOnlyBert
 
 
 def write_tuned(
-    encoder: Path, pairs: PairTokens, dev: PairTokens, teacher: EncoderTeacher, train: Train, seed: int, out: Path
+    encoder: Path,
+    pairs: PairTokens,
+    dev: PairTokens,
+    teacher: EncoderTeacher,
+    train: Train,
+    seed: int,
+    out: Path,
+    monitor: Monitor | None = None,
 ) -> None:
     """Fine-tune an encoder with a listwise loss on the graded labels and save the cross-encoder in `out`."""
     known = {"grades": pairs.split.grade.astype("float32")}
     write_trained(
-        encoder, pairs, dev, known, _by_labels, fit=teacher.fit, train=train, seed=seed, out=out, what="teacher"
-    )
+        encoder, pairs, dev, known, _by_labels,
+        fit=teacher.fit, train=train, seed=seed, out=out, what="teacher", monitor=monitor,
+    )  # fmt: skip
 
 
 def _by_labels(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -47,6 +56,7 @@ def write_trained(
     seed: int,
     out: Path,
     what: str,
+    monitor: Monitor | None,
 ) -> None:
     """Train a cross-encoder that begins as an encoder, or as another cross-encoder, and save it in `out`.
 
@@ -57,7 +67,10 @@ def write_trained(
     model = ClsOnlyBert.from_pretrained(
         begin, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
     )
-    train_ranker(model, pairs, dev, known, loss, fit=fit, train=train, device=device, seed=seed, out=out, what=what)
+    train_ranker(
+        model, pairs, dev, known, loss,
+        fit=fit, train=train, device=device, seed=seed, out=out, what=what, monitor=monitor,
+    )  # fmt: skip
     save_ranker(model, str(out))
     copy_tokenizer(begin, out)
 

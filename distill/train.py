@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,27 +16,26 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerControl,
-    TrainingArguments,
 )
 from transformers.models.bert.modeling_bert import BertSdpaSelfAttention
 
-from distill import ranks
 from distill.batches import Collator
+from distill.checkpoints import Float64, last_checkpoint, read_dev_values, write_dev_values
 from distill.cost import scoring_cost
 from distill.device import Device
 from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
 from distill.imitation import PROJECTIONS, Imitation
+from distill.monitor import Monitor, chance_ndcg
 from distill.rules import problem
 from distill.schema import Fit, Train
 from distill.scores import score_rows
 from distill.tokens import PairTokens
+from distill.training_arguments import training_arguments
 from distill.training_progress import METRIC, LastEvaluation, ProgressCallback
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.scorer import Float32
-
-log = logging.getLogger(__name__)
 
 Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 Watch = Callable[[float, float], None]  # is told the share of the training done and dev nDCG@10; may end it by raising
@@ -59,12 +55,14 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         imitation: Imitation | None,
         dev: PairTokens,
         watch: Watch | None,
+        monitor: Monitor,
         score_batch: int,
         head_rate: float,
         **arguments: Any,
     ) -> None:
         super().__init__(eval_dataset=dev, **arguments)
-        self._head_rate, self._watch = head_rate, watch
+        self._head_rate, self._watch, self._monitor = head_rate, watch, monitor
+        self.dev_values: dict[int, Float64] = {}  # nDCG@10 of the dev queries by step, of this process's evaluations
         self.model_accepts_loss_kwargs = False  # else Trainer skips the division by accumulation steps
         self._loss, self._imitation, self._dev, self._score_batch = loss, imitation, dev, score_batch
 
@@ -110,8 +108,21 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         mask = inputs["mask"]
         logits = outputs.logits[:, 0].float()
         scores = torch.zeros(mask.shape, device=logits.device).masked_scatter(mask, logits)
-        loss = (self._loss(scores, inputs) + imitated) * inputs["weight"]
+        of_scores = self._loss(scores, inputs)
+        if of_scores.requires_grad:  # a loss on states alone does not look at scores
+            self._monitor.step(lambda values: self._loss(values, inputs), scores, mask)
+        loss = (of_scores + imitated) * inputs["weight"]
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *others: Any, **named: Any) -> None:
+        """Note what Trainer tells, and look whether anything is learned.
+
+        Raises:
+            TrainingError: if nothing is.
+        """
+        super().log(logs, *others, **named)
+        if "loss" in logs:
+            self._monitor.check(self.state.global_step, self.state.max_steps)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure nDCG@10 on the dev queries.
@@ -132,8 +143,12 @@ class RankTrainer(Trainer):  # type: ignore[misc]
         if not np.isfinite(scores).all():
             raise DivergedError(f"by step {self.state.global_step} of {self.state.max_steps} the training diverged")
         values = ranking_metrics(scores, split.grade, split.offsets)[METRIC]
+        self.dev_values[self.state.global_step] = values
+        write_dev_values(Path(self.args.output_dir), self.state.global_step, values)
         metrics = {f"eval_{METRIC}": float(np.nanmean(values))}
         self.log(metrics)
+        chance = chance_ndcg(split.grade, split.offsets)
+        self._monitor.evaluated(self.state.global_step, self.state.max_steps, values, chance)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self._watch is not None:
             self._watch(self.state.global_step / self.state.max_steps, metrics[f"eval_{METRIC}"])
@@ -155,6 +170,7 @@ def train_ranker(
     out: Path,
     what: str,
     watch: Watch | None = None,
+    monitor: Monitor | None = None,
 ) -> None:
     """Train a model in place; leave it at its best evaluation or the end; checkpoints go to `out / "checkpoints"`.
 
@@ -172,10 +188,13 @@ def train_ranker(
         out: the stage's working folder; a training killed there goes on from its last checkpoint.
         what: name for the progress.
         watch: is told of each evaluation.
+        monitor: looks whether anything is learned; None: nobody does.
 
     Raises:
         ConfigError: if it diverged.
+        TrainingError: if `monitor` finds that nothing is learned.
     """
+    monitor = monitor or Monitor(what, "none")
     steps = draw_steps(
         pairs.split,
         pairs.lengths,
@@ -199,23 +218,30 @@ def train_ranker(
         imitation=imitation,
         dev=dev,
         watch=watch,
+        monitor=monitor,
         score_batch=train.score_batch,
         head_rate=fit.head_rate,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(LastEvaluation())
-    trainer.add_callback(ProgressCallback(what, steps.pairs / max(1, -(-len(steps) // train.accumulate))))
+    per_step = steps.pairs / max(1, -(-len(steps) // train.accumulate))
+    trainer.add_callback(ProgressCallback(what, per_step, monitor.beside()))
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     except DivergedError as error:
         told = problem("fit.learning_rate", f"{fit.learning_rate:g}", f"less, since {error}")
         raise ConfigError(f"{what}: {told}") from error
+    kept = trainer.state.best_global_step if fit.keep == "best" else trainer.state.max_steps
+    dev_values = trainer.dev_values.get(kept)
+    if dev_values is None:  # a killed process found it
+        dev_values = read_dev_values(Path(arguments.output_dir), kept)
     history = [entry for entry in trainer.state.log_history if f"eval_{METRIC}" in entry or "loss" in entry]
     result = {
         "steps": trainer.state.max_steps,
         "kept": fit.keep,
         "best_step": trainer.state.best_global_step,
         f"best_dev_{METRIC}": trainer.state.best_metric,
+        f"dev_{METRIC}": [round(value, 6) for value in dev_values.tolist()],
         "cost": scoring_cost(model, pairs),
         "history": history,
     }
@@ -229,68 +255,3 @@ def set_dropout(model: torch.nn.Module, share: float) -> None:
             module.p = share
         elif isinstance(module, BertSdpaSelfAttention):
             module.dropout_prob = share  # it asks a number of its own, not its Dropout
-
-
-def forget_precision() -> None:
-    """Let TrainingArguments' own bf16 decide: an earlier training of this process has left its precision behind.
-
-    transformers writes it into this variable, and takes what stands there where bf16 is False.
-    """
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-
-
-def training_arguments(fit: Fit, train: Train, device: Device, batches: int, seed: int, out: Path) -> TrainingArguments:
-    """Return the Trainer's arguments; `fit.evaluations` evaluations and checkpoints, the last at the end."""
-    forget_precision()
-    ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=not torch.cuda.is_available()).world_size)
-    steps = max(1, -(-batches // (train.accumulate * ranks)))
-    every = -(-steps // fit.evaluations)
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        logging_dir=str(out / "tracker"),  # kept with the stage; checkpoints are not
-        num_train_epochs=1,
-        per_device_train_batch_size=1,  # a step's groups
-        gradient_accumulation_steps=train.accumulate,
-        learning_rate=fit.learning_rate,
-        warmup_ratio=fit.warmup,
-        weight_decay=fit.weight_decay,
-        lr_scheduler_type="linear",
-        max_grad_norm=1.0,
-        bf16=device.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=fit.keep == "best",
-        metric_for_best_model=METRIC,
-        greater_is_better=True,
-        logging_steps=max(1, steps // 50),
-        report_to=list(train.report_to) or "none",
-        remove_unused_columns=False,
-        dataloader_num_workers=0,  # tokens are ready and collating takes far less than a step
-        disable_tqdm=True,
-        log_level="error",
-        seed=seed,
-        data_seed=seed,
-        save_safetensors=True,
-        label_names=[],
-        ddp_find_unused_parameters=False,
-    )
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest whole checkpoint and delete those that a kill tore; the Trainer writes its state file last."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append(path)
-        except (OSError, ValueError):
-            if ranks.is_first():  # under torchrun every process looks
-                shutil.rmtree(path)
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    if newest is not None:
-        log.info("going on from %s", newest.name)
-    return str(newest) if newest is not None else None

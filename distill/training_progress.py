@@ -25,10 +25,16 @@ class LastEvaluation(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows pairs trained, loss and dev nDCG@10."""
+    """Shows pairs trained, loss and dev nDCG@10.
 
-    def __init__(self, what: str, pairs_per_step: float) -> None:
-        self.what, self.pairs_per_step = what, pairs_per_step
+    Args:
+        what: name of the training.
+        pairs_per_step: mean number of pairs in a step.
+        beside: what stands beside every evaluation: the baselines' dev nDCG@10.
+    """
+
+    def __init__(self, what: str, pairs_per_step: float, beside: str = "") -> None:
+        self.what, self.pairs_per_step, self._beside = what, pairs_per_step, beside
         self._loss = ""
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
@@ -56,7 +62,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             if name == "loss":
                 self._loss = f"loss {value:.4f}"
             if name == f"eval_{METRIC}":
-                log.info("%s: step %d of %d, dev nDCG@10 %.4f", self.what, state.global_step, state.max_steps, value)
+                step, steps = state.global_step, state.max_steps
+                log.info("%s: step %d of %d, dev nDCG@10 %.3f%s", self.what, step, steps, value, self._beside)
 
     def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
         """Close the bar."""

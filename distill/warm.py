@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from distill import losses
+from distill.monitor import Monitor
 from distill.records import Float32
 from distill.schema import SimilarityWarm, Train
 from distill.teacher import write_trained
@@ -36,6 +37,7 @@ def write(
     train: Train,
     seed: int,
     out: Path,
+    monitor: Monitor | None = None,
 ) -> None:
     """Train a cross-encoder whose margins are those of `warm.scale` times the similarity; save it in `out`.
 
@@ -48,11 +50,13 @@ def write(
         train: how the machine is used.
         seed: of the training.
         out: the stage's working folder.
+        monitor: looks whether anything is learned.
     """
     known = {"similarity": similarity * np.float32(warm.scale)}
     write_trained(
-        encoder, pairs, dev, known, _by_similarity, fit=warm.fit, train=train, seed=seed, out=out, what="warm-up"
-    )
+        encoder, pairs, dev, known, _by_similarity,
+        fit=warm.fit, train=train, seed=seed, out=out, what="warm-up", monitor=monitor,
+    )  # fmt: skip
 
 
 def _by_similarity(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

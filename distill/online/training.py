@@ -16,12 +16,14 @@ from transformers import BertForSequenceClassification, PrinterCallback, Trainin
 from distill.batches import Collator
 from distill.device import Device
 from distill.groups import draw_steps
+from distill.monitor import Monitor
 from distill.online.anchor import update_loss
 from distill.online.trainable import open_up
 from distill.records import Float32, Int64
 from distill.schema import Train, Update
 from distill.tokens import PairTokens
-from distill.train import RankTrainer, forget_precision, set_dropout
+from distill.train import RankTrainer, set_dropout
+from distill.training_arguments import forget_precision
 from distill.training_progress import ProgressCallback
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW
@@ -130,6 +132,7 @@ def train_update(
         imitation=None,
         dev=lessons.pairs,
         watch=None,
+        monitor=Monitor("update", "none"),  # what an update is held to is told by its checks
         score_batch=train.score_batch,
         head_rate=1.0,
     )

@@ -35,6 +35,7 @@ class Teacher:
     sha256: str | None = None
     max_length: int = 128
     licence: str | None = None  # a note for those who receive the bundle; shapes nothing
+    floor: str = "stop"
 
 
 @dataclass

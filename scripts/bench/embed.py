@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from hydra import compose, initialize_config_module
 
-from distill import cli, embedding_stages, gathering, making, pipeline, schema
+from distill import cli, embedding_stages, gathering, making, pipeline, schema, teacher_stages
 from distill.embedder import text_encoder
 from distill.records import RankingData
 from distill.schema import Config, DistilledEmbed
@@ -79,18 +79,21 @@ def composed(work: Path, name: str, folder: str, kind: str, overrides: list[str]
 def make(config: Config) -> dict[str, Built]:
     """Make the stages of an embedder, and what it stands on; returns them by role."""
     run, store = _Kept(), Store(Path(config.runs) / "stages")
-    source = making.locate_teacher(config)
+    source = teacher_stages.locate_teacher(config)
     embedding_stages.locate(config, source)
     data = run.keep("data", making.data(store, config))
-    run.keep("embeddings", gathering.embeddings(store, data, source))
+    embedded = run.keep("embeddings", gathering.embeddings(store, data, source))
     if not isinstance(config.embed, DistilledEmbed):
         embedding_stages.keep(run, store, config, data, None, None, source)
         return run.stages
     tokens = run.keep("tokens", making.tokens(store, config, data, source))
-    warm = pipeline._warm(run, store, config, data, tokens, source)
-    teacher = run.keep("teacher", making.teacher(store, config, data, tokens, source, warm))
+    references = pipeline._references(run, store, config, data, source, embedded)
+    warm = pipeline._warm(run, store, config, data, tokens, source, embedded, references)
+    teacher = run.keep("teacher", teacher_stages.teacher(store, config, data, tokens, source, warm, references))
     scores = run.keep("scores", making.scores(store, config, data, tokens, teacher))
-    drawn = pipeline._drawn(run, store, config, data, tokens, teacher, source)
+    pairs, drawn = pipeline._unlabelled(run, store, config, data, tokens, embedded, source), None
+    if pairs is not None:
+        drawn = pairs, making.drawn_scores(store, config, data, tokens, teacher, pairs)
     embedding_stages.keep(run, store, config, data, scores, drawn, source)
     return run.stages
 

@@ -67,7 +67,7 @@ def write_model(folder: Path) -> None:
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from distill import making, schema
+from distill import making, schema, teacher_stages
 from distill.stages import Store
 def peak():
     line = next(l for l in open('/proc/self/status') if l.startswith('VmHWM'))
@@ -79,8 +79,8 @@ store = Store(Path(sys.argv[3]))
 import distill.teacher, distill.scores, distill.tokens
 import torch
 found = {'start': {'seconds': 0, 'peak_mb': peak()}}
-source = making.locate_teacher(config)
-teacher = making.teacher(store, config, None, None, source)
+source = teacher_stages.locate_teacher(config)
+teacher = teacher_stages.teacher(store, config, None, None, source, None, {})
 for name, make in (
     ('data', lambda: making.data(store, config)),
     ('tokens', lambda: making.tokens(store, config, made['data'], source)),

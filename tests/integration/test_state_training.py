@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import making, schema, student, tokens
+from distill import schema, student, teacher_stages, tokens
 from distill.cli import convert
 from distill.cost import encoder_parameters
 from distill.data import beir as beir_data
@@ -272,11 +272,15 @@ def experiment(encoder, *overrides):
 )  # fmt: skip
 def test_wrong_options_are_refused_before_anything_is_made(overrides, told, encoder):
     with pytest.raises(ConfigError) as refused:
-        making.locate_teacher(experiment(encoder, *overrides))
+        teacher_stages.locate_teacher(experiment(encoder, *overrides))
     assert told in str(refused.value)
 
 
 def test_right_options_are_not_refused(encoder):
-    making.locate_teacher(experiment(encoder, "loss=hidden+kl", "loss.terms.hidden.layer_map=[0]"))
-    making.locate_teacher(experiment(encoder, "loss=hidden+kl", "loss.terms.hidden.weight=0", "student.max_length=40"))
-    making.locate_teacher(experiment(encoder, "loss=[embedding,relations,attention]", "train.freeze_embeddings=false"))
+    teacher_stages.locate_teacher(experiment(encoder, "loss=hidden+kl", "loss.terms.hidden.layer_map=[0]"))
+    teacher_stages.locate_teacher(
+        experiment(encoder, "loss=hidden+kl", "loss.terms.hidden.weight=0", "student.max_length=40")
+    )
+    teacher_stages.locate_teacher(
+        experiment(encoder, "loss=[embedding,relations,attention]", "train.freeze_embeddings=false")
+    )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
+from distill.states import every_token
 from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
 from export.packing import CHUNK, ROWS, Packing
@@ -132,3 +133,20 @@ def test_gradients_in_bf16_point_where_those_of_fp32_do():
 def test_relative_positions_are_refused():
     with pytest.raises(ModelError, match="position_embedding_type=relative_key"):
         ClsOnlyBert(BertConfig(num_labels=1, position_embedding_type="relative_key"))
+
+
+@pytest.mark.parametrize("kind", ["cls only", "every token"])
+def test_logits_under_autocast_are_not_rounded_to_bfloat16(kind):
+    model = MODELS["eager"][1]
+    if kind == "every token":
+        model = every_token(model)
+    inputs = padded([20] * 40, 0)
+    with torch.inference_mode():
+        wanted = model(**inputs).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(**inputs).logits
+    assert found.dtype == torch.float32
+    on_grid = (found.view(torch.int32) & 0xFFFF) == 0  # bfloat16 is the upper half of a float32
+    assert on_grid.float().mean() < 0.1
+    assert len(found.unique()) == len(wanted.unique())
+    torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)

@@ -133,7 +133,7 @@ def test_what_tells_of_importance_is_no_part_of_a_student_that_leaves_nothing_ou
     made = SimpleNamespace(key="key", folder=tmp_path)
     store = SimpleNamespace(get=lambda stage, *_, **__: stage.key)
     keys = {
-        making.student(store, composed(f"student={student}", *override), made, made, made, made, None)
+        making.student(store, composed(f"student={student}", *override), made, made, made, made, None, {})
         for override in ((), ("student.importance=taylor",), ("student.importance_pairs=64",))
     }
     assert len(keys) == (3 if depends else 1)

@@ -8,7 +8,7 @@ from transformers import DefaultFlowCallback, TrainerControl, TrainerState, Trai
 from distill import training_progress
 from distill.device import Device
 from distill.schema import Fit, Train
-from distill.train import training_arguments
+from distill.training_arguments import training_arguments
 from distill.training_progress import LastEvaluation, ProgressCallback
 
 

@@ -1,0 +1,161 @@
+"""Whether a training learns at all: its losses, scores and dev nDCG@10 beside those of equal scores."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distill.errors import TrainingError
+from export.measure.quality import CUT, mean_interval
+from export.runtime.tokens import Int64
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.5  # of the steps, after which a training is held to this; on labels alone one may stand at chance till then
+WINDOW = 0.25  # of the steps: how many of the latest are looked at
+LEAST_STEPS = 30  # in the window; fewer decide nothing
+SURE = 2.0  # standard errors that the loss must lie below chance by
+FLAT = 0.02  # logits: scores whose standard deviation within a list is less tell nothing apart
+LEAST_QUERIES = 50  # of dev, whose lead over chance is then expected to be sure
+INTERVAL = {"confidence": 0.95, "resamples": 2000, "seed": 0}
+
+Float64 = npt.NDArray[np.float64]
+
+
+def chance_ndcg(grades: npt.NDArray[np.int32], offsets: Int64) -> Float64:
+    """Return the nDCG@10 that a random order has in the mean, float64 [queries]; 0 where nothing gains.
+
+    Every rank holds every candidate as often: the expected DCG is the mean gain times the sum of the discounts.
+
+    Args:
+        grades: int32 [pairs].
+        offsets: int64 [queries + 1].
+    """
+    expected = np.zeros(len(offsets) - 1)
+    discounts = 1.0 / np.log2(np.arange(2, CUT + 2))
+    for query, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+        gains = np.sort(np.exp2(grades[start:stop].astype(np.float64)) - 1.0)[::-1]
+        seen = discounts[: len(gains)]
+        if ideal := float((gains[:CUT] * seen).sum()):
+            expected[query] = gains.mean() * seen.sum() / ideal
+    return expected
+
+
+@dataclass
+class Monitor:
+    """Follows one training and ends it, or warns, once it has shown that nothing is learned.
+
+    Attributes:
+        what: the model that is trained, for messages.
+        floor: "stop" raises, "warn" logs once, "none" does nothing.
+        hints: what to try instead, for messages.
+        baselines: nDCG@10 of each simple ranker on the dev queries that the training evaluates, float64 [queries].
+        holds_dev: whether dev nDCG@10 must be above chance: not in a warm-up, which is shown no labels.
+    """
+
+    what: str
+    floor: str = "stop"
+    hints: str = ""
+    baselines: Mapping[str, Float64] = field(default_factory=dict)
+    holds_dev: bool = True
+
+    def __post_init__(self) -> None:
+        self._leads: list[Tensor] = []
+        self._spreads: list[Tensor] = []
+        self._warned = False
+
+    def beside(self) -> str:
+        """Return the baselines' means as they stand beside an evaluation: ", popularity .271, embedding .262"."""
+        means = {name: float(values.mean()) for name, values in self.baselines.items()}
+        return "".join(f", {name} {means[name]:.3f}" for name in sorted(means, key=means.__getitem__, reverse=True))
+
+    def step(self, loss: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor) -> None:
+        """Note a step.
+
+        Args:
+            loss: gives the loss of scores, float [groups, size], a scalar.
+            scores: the model's, float [groups, size].
+            mask: bool [groups, size], False where a group is filled up.
+        """
+        if self.floor == "none":
+            return
+        with torch.no_grad():
+            scores = scores.detach()
+            self._leads.append(loss(torch.zeros_like(scores)) - loss(scores))
+            self._spreads.append(spread(scores, mask))
+
+    def check(self, done: int, steps: int) -> None:
+        """Look at the latest steps of a training.
+
+        Raises:
+            TrainingError: if their scores hardly vary, or their loss is not surely below that of equal scores.
+        """
+        window = min(len(self._leads), round(WINDOW * steps))
+        if done < SHARE * steps or window < LEAST_STEPS:
+            return
+        leads = torch.stack(self._leads[-window:]).double().cpu().numpy()
+        spread_ = float(torch.stack(self._spreads[-window:]).double().mean())
+        if spread_ < FLAT:
+            self._tell(
+                f"scores of a list differ by a standard deviation of {spread_:.4f}, less than {FLAT}", done, steps
+            )
+        elif leads.mean() < SURE * leads.std(ddof=1) / math.sqrt(window):
+            mean = leads.mean()
+            told = f"in the last {window} steps the loss is {mean:+.4f} below that of equal scores, not surely less"
+            self._tell(told, done, steps)
+
+    def evaluated(self, done: int, steps: int, values: Float64, chance: Float64) -> None:
+        """Look at an evaluation.
+
+        Args:
+            done: steps done.
+            steps: of the training.
+            values: nDCG@10 of the dev queries, float64 [queries].
+            chance: that of a random order.
+
+        Raises:
+            TrainingError: as `check`, and if dev is not surely above chance.
+        """
+        if self.floor == "none":
+            return
+        self.check(done, steps)
+        if not self.holds_dev or done < SHARE * steps or len(values) < LEAST_QUERIES:
+            return
+        low, high = mean_interval(values - chance, **INTERVAL)  # type: ignore[arg-type]
+        if low <= 0:
+            lead = f"{float((values - chance).mean()):+.3f} [{low:+.3f}, {high:+.3f}]"
+            self._tell(f"dev nDCG@10 {values.mean():.3f} is not surely above chance: {lead}", done, steps)
+
+    def _tell(self, found: str, done: int, steps: int) -> None:
+        told = f"{self.what}: nothing is learned by step {done} of {steps}: {found}"
+        if self.baselines:
+            told += f"; dev nDCG@10 of rankers that cost nothing: {self.beside().removeprefix(', ')}"
+        told += f"; {self.hints}" if self.hints else ""
+        if self.floor == "stop":
+            raise TrainingError(told)
+        if not self._warned:
+            log.warning("%s", told)
+            self._warned = True
+
+
+def spread(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard deviation of scores within their groups, the mean over groups of at least two, a scalar.
+
+    Args:
+        scores: float [groups, size].
+        mask: bool [groups, size].
+    """
+    count = mask.sum(dim=1)
+    mean = (scores * mask).sum(dim=1, keepdim=True) / count.clamp_min(1)[:, None]
+    squares = (((scores - mean) * mask) ** 2).sum(dim=1)
+    many = count > 1
+    deviations = (squares / (count - 1).clamp_min(1)).sqrt()
+    return deviations[many].mean() if bool(many.any()) else deviations.sum() * 0

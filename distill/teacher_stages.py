@@ -1,0 +1,163 @@
+"""The stages that make a teacher, and what it is held to before anything stands on it.
+
+Heavy libraries are imported where a stage is built, so that an experiment whose stages are all made starts in no time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from distill import floor, models, state_terms, vocabulary
+from distill.floor import References
+from distill.making import TRAINING, training_pairs
+from distill.schema import Config, EncoderTeacher, SimilarityWarm
+from distill.stages import Built, Stage, Store
+from distill.training_progress import METRIC
+from distill.width import validate_student
+
+# Raised when a stage's code changes what it writes: everything made by the older code is then made again.
+VERSIONS = {"warm": 6, "teacher": 7, "examination": 1}
+EXAMINED = 100  # dev queries that a teacher is examined on that is used as it is, as many as a training evaluates
+
+
+def locate_teacher(config: Config) -> Path:
+    """Return the folder of the model that the teacher begins with, the student's options checked against it.
+
+    Raises:
+        ConfigError: if it cannot be had, or the student asks for what it does not have.
+    """
+    folder = models.locate_model(config.teacher.model, config.teacher.sha256)
+    shape = models.read_config(folder)
+    validate_student(config.student, shape)
+    state_terms.validate_states(config, shape)
+    if config.student.vocabulary.min_count is not None:
+        vocabulary.always_kept(config.student.vocabulary, folder)
+    models.validate_model(config, folder)
+    return folder
+
+
+def warm(
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    embedded: Built,
+    drawn: Built,
+    source: Path,
+    references: References,
+) -> Built:
+    """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet."""
+    warm_, begin = config.warm, models.locate_init(config, source)
+    assert isinstance(warm_, SimilarityWarm)
+    fit = asdict(warm_.fit)
+    options = {"max_length": config.teacher.max_length, "scale": warm_.scale, "fit": fit, "train": asdict(config.train)}
+    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
+    stage = Stage(
+        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
+        title="teacher's warm-up",
+    )  # fmt: skip
+
+    def build(out: Path) -> None:
+        from distill import augment, embedding
+        from distill import warm as warm_module
+
+        _, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
+        queries, items = embedding.read(embedded.folder)
+        queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
+        similarity = warm_module.similarities(pairs, queries, items)
+        monitor = floor.monitor("warm-up", config, references, dev.split, holds_dev=False)
+        warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out, monitor)
+
+    return store.get(stage, build, every_rank=True)
+
+
+def teacher(
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    source: Path,
+    warm: Built | None,
+    references: References,
+) -> Built:
+    """Return the teacher's checkpoint."""
+    teacher_ = config.teacher
+    if not isinstance(teacher_, EncoderTeacher):
+        files = models.fingerprint(source)
+        stage = Stage("teacher", VERSIONS["teacher"], {"kind": teacher_.kind}, files=files, libraries=TRAINING)
+
+        def copy(out: Path) -> None:
+            from distill import teacher as teacher_module
+
+            teacher_module.write_as_is(source, out)
+
+        return store.get(stage, copy)
+    begin = warm.folder if warm is not None else models.locate_init(config, source)
+    options = {"max_length": teacher_.max_length, "fit": asdict(teacher_.fit), "train": asdict(config.train)}
+    inputs = {"tokens": tokens.key} | ({"warm": warm.key} if warm is not None else {})
+    stage = Stage(
+        "teacher", VERSIONS["teacher"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING
+    )
+
+    def tune(out: Path) -> None:
+        from distill import teacher as teacher_module
+
+        pairs, dev = training_pairs(config, data, tokens, source, teacher_.max_length, teacher_.fit.dev_queries)
+        monitor = floor.monitor("teacher", config, references, dev.split)
+        teacher_module.write_tuned(begin, pairs, dev, teacher_, config.train, config.seed, out, monitor)
+
+    return store.get(stage, tune, every_rank=True)
+
+
+def examine(
+    store: Store, config: Config, data: Built, tokens: Built, teacher: Built, references: References
+) -> Built | None:
+    """Hold a teacher's dev nDCG@10 to that of rankers that cost nothing; log them all.
+
+    Returns:
+        The stage that scored dev, of a teacher that is used as it is; None of one whose training did.
+
+    Raises:
+        TrainingError: if it is surely below the best of them and `teacher.floor` is "stop".
+    """
+    if isinstance(config.teacher, EncoderTeacher):
+        content = json.loads((teacher.folder / "training.json").read_text(encoding="utf-8"))
+        floor.hold(np.array(content[f"dev_{METRIC}"]), config, references, config.teacher.fit.dev_queries, data)
+        return None
+    options = {"max_length": config.teacher.max_length, "queries": EXAMINED, "seed": config.seed}
+    inputs = {"tokens": tokens.key, "teacher": teacher.key}
+    stage = Stage("examination", VERSIONS["examination"], options, inputs, libraries=TRAINING)
+
+    def build(out: Path) -> None:
+        from distill.device import Device
+        from distill.scores import score_rows
+        from export.checkpoint import load_ranker
+        from export.measure.quality import ranking_metrics
+        from export.progress import Progress
+
+        device = Device.resolve(config.train)
+        model = load_ranker(str(teacher.folder), cls_only=True, attention=device.attention).to(device.name)
+        _, dev = training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, EXAMINED)
+        with Progress("dev", len(dev), "pairs") as bar:
+            scores = score_rows(
+                model, dev, np.arange(len(dev)), batch_size=config.train.score_batch, bf16=device.bf16, bar=bar
+            )
+        values = ranking_metrics(scores, dev.split.grade, dev.split.offsets)[METRIC]
+        (out / "training.json").write_text(json.dumps({f"dev_{METRIC}": values.tolist()}) + "\n", encoding="utf-8")
+
+    built = store.get(stage, build)
+    content = json.loads((built.folder / "training.json").read_text(encoding="utf-8"))
+    floor.hold(np.array(content[f"dev_{METRIC}"]), config, references, EXAMINED, data)
+    return built
+
+
+def dev_queries(config: Config) -> list[int | None]:
+    """Return how many dev queries each model is evaluated on, the teacher's first, without repetition."""
+    teacher = config.teacher.fit.dev_queries if isinstance(config.teacher, EncoderTeacher) else EXAMINED
+    warm = [config.warm.fit.dev_queries] if isinstance(config.warm, SimilarityWarm) else []
+    return list(dict.fromkeys([teacher, *warm, config.student.fit.dev_queries]))
