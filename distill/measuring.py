@@ -145,6 +145,19 @@ def baselines(
     return store.get(stage, build)
 
 
+def scored_by(system: System, systems: Sequence[tuple[System, Built]]) -> System:
+    """Return the system whose scores of a split stand for this one's.
+
+    A checkpoint in PyTorch gives those of its fp32 graph in onnxruntime up to rounding: parity, which is measured
+    before, ends a run where it does not. So no split is scored twice by the slowest models.
+    """
+    if system.engine != "pytorch":
+        return system
+    return next(each for each, _ in systems if (each.model, each.engine, each.precision) == (
+        system.model, "onnxruntime", "fp32"
+    ))  # fmt: skip
+
+
 def predictions(store: Store, config: Config, data: Built, system: System, made: Built) -> Built:
     """Return a system's scores of the measured split."""
     options = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill import cascading, embedding_stages, gathering, making, measuring, ranks, teacher_stages
+from distill.embedding_stages import Keeps
 from distill.floor import References
 from distill.inputs import Read, is_whole
 from distill.run import Measured, Run
@@ -30,54 +32,124 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     store = Store(Path(config.runs) / "stages")
     run_ = Run(folder, config, overrides)
-    source = teacher_stages.locate_teacher(config)
-    embedding_stages.locate(config, source)
-    data = run_.keep("data", making.data(store, config))
-    tokens = run_.keep("tokens", making.tokens(store, config, data, source))
-    embedded = run_.keep("embeddings", gathering.embeddings(store, data, source)) if _embeds(config) else None
-    pairs = _unlabelled(run_, store, config, data, tokens, embedded, source)
-    making.check_data(config, data, tokens, pairs, source)
-    references = _references(run_, store, config, data, source, embedded)
-    warm = _warm(run_, store, config, data, tokens, source, embedded, references)
-    teacher = run_.keep("teacher", teacher_stages.teacher(store, config, data, tokens, source, warm, references))
-    examined = teacher_stages.examine(store, config, data, tokens, teacher, references)
-    if examined is not None:
-        run_.keep("examination", examined)
-    scores = run_.keep("scores", making.scores(store, config, data, tokens, teacher))
-    drawn = None
-    if pairs is not None:
-        of_drawn = making.drawn_scores(store, config, data, tokens, teacher, pairs)
-        drawn = pairs, run_.keep("their scores", of_drawn)
-    read = _student_read(run_, store, config, Read(data, tokens), teacher, source)
-    student = run_.keep(
-        "student", making.student(store, config, read.data, read.tokens, teacher, scores, drawn, references)
-    )
+    taught = teach(run_, store, config)
+    made = distil(run_, store, config, taught)
+    data, read, source, teacher, student = taught.data, made.read, taught.source, taught.teacher, made.student
     ranks.part()
     if not ranks.is_first():
         return {}
     teacher_graphs = run_.keep("teacher graphs", making.graphs(store, config, data, teacher, "teacher"))
     student_graphs = run_.keep("student graphs", making.graphs(store, config, read.data, student, "student"))
-    reads = {"teacher": Read(data, tokens), "student": read}
+    reads = {"teacher": Read(data, taught.tokens), "student": read}
     systems = measuring.systems(config, teacher, teacher_graphs, student, student_graphs)
     parity = {
-        model: run_.keep(f"{model} parity", measuring.parity(store, config, reads[model].data, made, graphs, model))
-        for model, made, graphs in (("teacher", teacher, teacher_graphs), ("student", student, student_graphs))
+        model: run_.keep(f"{model} parity", measuring.parity(store, config, reads[model].data, of, graphs, model))
+        for model, of, graphs in (("teacher", teacher, teacher_graphs), ("student", student, student_graphs))
     }
     split = config.measure.split
-    baselines = run_.keep("baselines", measuring.baselines(store, config, data, source, embedded, split, None))
-    predictions = [
-        run_.keep(
-            f"predictions {system.name}", measuring.predictions(store, config, reads[system.model].data, system, made)
+    baselines = run_.keep("baselines", measuring.baselines(store, config, data, source, taught.embedded, split, None))
+    predictions = []
+    for system, made_by in systems:
+        scores = measuring.predictions(
+            store, config, reads[system.model].data, measuring.scored_by(system, systems), made_by
         )
-        for system, made in systems
-    ]
+        predictions.append(run_.keep(f"predictions {system.name}", scores))
     latency = run_.keep("latency", measuring.latency(store, config, reads, systems))
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):
         run_.keep(name, measure(store, config, read.data, student, student_graphs))
     measured = Measured(reads, systems, predictions, baselines, latency, parity)
-    embedder = embedding_stages.keep(run_, store, config, data, scores, drawn, source)
+    embedder = embedding_stages.keep(run_, store, config, data, made.scores, made.drawn, source)
     cascade = cascading.calibrate(run_, store, config, measured, teacher, embedder)
     return run_.finish(measured, cascade, None if embedder is None else embedder.retrieval)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher and the stages that it stands on.
+
+    Attributes:
+        source: folder of the model that it begins with.
+        data, tokens: the data set.
+        embedded: its texts by the encoder; None where nothing asks for them.
+        pairs: unlabelled ones that it is to score, if there are.
+        references: the baselines on dev.
+        teacher: its checkpoint.
+    """
+
+    source: Path
+    data: Built
+    tokens: Built
+    embedded: Built | None
+    pairs: Built | None
+    references: References
+    teacher: Built
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A student and the stages that it stands on beside its teacher's.
+
+    Attributes:
+        read: what it reads of the data set.
+        scores: the teacher's of the training pairs.
+        drawn: unlabelled pairs and the teacher's scores of them, if there are.
+        student: its checkpoint.
+    """
+
+    read: Read
+    scores: Built
+    drawn: tuple[Built, Built] | None
+    student: Built
+
+
+def teach(run: Keeps, store: Store, config: Config) -> Taught:
+    """Make a teacher and examine it, reusing every stage that is made already.
+
+    Args:
+        run: keeps what it stands on.
+        store: of the stages.
+        config: of the run.
+
+    Raises:
+        UserError: if something is wrong that a user can mend.
+    """
+    source = teacher_stages.locate_teacher(config)
+    embedding_stages.locate(config, source)
+    data = run.keep("data", making.data(store, config))
+    tokens = run.keep("tokens", making.tokens(store, config, data, source))
+    embedded = run.keep("embeddings", gathering.embeddings(store, data, source)) if _embeds(config) else None
+    pairs = _unlabelled(run, store, config, data, tokens, embedded, source)
+    making.check_data(config, data, tokens, pairs, source)
+    references = _references(run, store, config, data, source, embedded)
+    warm = _warm(run, store, config, data, tokens, source, embedded, references)
+    teacher = run.keep("teacher", teacher_stages.teacher(store, config, data, tokens, source, warm, references))
+    examined = teacher_stages.examine(store, config, data, tokens, teacher, references)
+    if examined is not None:
+        run.keep("examination", examined)
+    return Taught(source, data, tokens, embedded, pairs, references, teacher)
+
+
+def distil(run: Keeps, store: Store, config: Config, taught: Taught) -> Distilled:
+    """Make a teacher's student, reusing every stage that is made already.
+
+    Args:
+        run: keeps what it stands on.
+        store: of the stages.
+        config: of the run.
+        taught: the teacher.
+
+    Raises:
+        UserError: if something is wrong that a user can mend.
+    """
+    data, tokens, teacher = taught.data, taught.tokens, taught.teacher
+    scores = run.keep("scores", making.scores(store, config, data, tokens, teacher))
+    drawn = None
+    if taught.pairs is not None:
+        of_drawn = making.drawn_scores(store, config, data, tokens, teacher, taught.pairs)
+        drawn = taught.pairs, run.keep("their scores", of_drawn)
+    read = _student_read(run, store, config, Read(data, tokens), teacher, taught.source)
+    made = making.student(store, config, read.data, read.tokens, teacher, scores, drawn, taught.references)
+    return Distilled(read, scores, drawn, run.keep("student", made))
 
 
 def _embeds(config: Config) -> bool:
@@ -87,7 +159,7 @@ def _embeds(config: Config) -> bool:
 
 
 def _references(
-    run: Run, store: Store, config: Config, data: Built, source: Path, embedded: Built | None
+    run: Keeps, store: Store, config: Config, data: Built, source: Path, embedded: Built | None
 ) -> References:
     """Return the baselines' scores on the dev queries that each training evaluates."""
     found = {}
@@ -98,7 +170,7 @@ def _references(
 
 
 def _warm(
-    run: Run,
+    run: Keeps,
     store: Store,
     config: Config,
     data: Built,
@@ -119,7 +191,7 @@ def _warm(
 
 
 def _unlabelled(
-    run: Run, store: Store, config: Config, data: Built, tokens: Built, embedded: Built | None, source: Path
+    run: Keeps, store: Store, config: Config, data: Built, tokens: Built, embedded: Built | None, source: Path
 ) -> Built | None:
     """Return pairs for the teacher to score, None if there are to be none."""
     counts = config.augment
@@ -129,7 +201,7 @@ def _unlabelled(
     return run.keep("unlabelled pairs", gathering.augment(store, config, counts, data, tokens, used, source))
 
 
-def _student_read(run: Run, store: Store, config: Config, whole: Read, teacher: Built, source: Path) -> Read:
+def _student_read(run: Keeps, store: Store, config: Config, whole: Read, teacher: Built, source: Path) -> Read:
     """Return what the student reads, which is what its teacher reads where nothing else is asked for."""
     if is_whole(config.student.input):
         return whole
