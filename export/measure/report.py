@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,7 @@ def quality_plot(rows: Sequence[Row], size: tuple[int, int], prefix: str) -> str
     Returns:
         The <svg> element; an empty string if nothing was timed.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that its list of fonts cannot be kept in is no fault
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
