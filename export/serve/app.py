@@ -65,6 +65,7 @@ def create_app(
         description="Ranks texts for a query with a distilled cross-encoder.",
         version=importlib.metadata.version("rankdistill"),
         lifespan=lifespan,
+        redoc_url=None,  # /docs is enough
         redirect_slashes=False,  # behind a proxy that ends TLS a redirect would lead to plain http
     )
     metrics, log = Metrics(), RequestLog(service.settings.log)

@@ -1,7 +1,7 @@
 """Clients that hang up: nothing more is done for them. Those that only send no more still get their answers.
 
-Both look the same at first: the end of what they send. But a client that has gone refuses what it is sent, so it is sent
-the first byte of the answer, which is the same for all answers, as soon as it sends no more.
+Both look the same at first: the end of what they send. But a client that has gone refuses what it is sent. So the first
+byte of the answer, which is the same for all answers, is sent at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> An
 
 
 class HalfClosed:
-    """The transport of a connection whose client sends no more: gives it up as soon as the client is found to have gone.
+    """The transport of a connection whose client sends no more; it is given up once the client is found to have gone.
 
     Args:
         transport: no part of the answer was written to it yet.

@@ -40,13 +40,19 @@ def allowed(routes: Sequence[BaseRoute], scope: Scope) -> str:
         routes: of the application.
         scope: of a request; its method does not matter. The path "*" asks for the service as a whole.
     """
-    if scope["path"] == "*":
+    if local_path(scope) == "*":
         return "GET, HEAD, OPTIONS, POST"
     taken = {
         method for method in METHODS
         if any(route.matches({**scope, "method": method})[0] == Match.FULL for route in routes)
     }  # fmt: skip
     return ", ".join(sorted(taken | {"OPTIONS"} | ({"HEAD"} if "GET" in taken else set()))) if taken else ""
+
+
+def local_path(scope: Scope) -> str:
+    """Return a request's path from where the application stands: behind Ray's proxies that may be a prefix."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def _without_body(send: Send) -> Send:

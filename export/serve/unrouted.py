@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from export.serve.api import Api
-from export.serve.methods import allowed
+from export.serve.methods import allowed, local_path
 from export.serve.refusal import BACKEND, VALIDATION, Refused
 from export.serve.tei import refuse
 
@@ -26,7 +26,7 @@ def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
     """
 
     def answer(request: Request, refused: Refused) -> Response:
-        path = _path(request).rstrip("/")
+        path = local_path(request.scope).rstrip("/")
         version = path.lstrip("/").partition("/")[0]
         api = next((api for api in apis if api.path == path), None) or next(
             (api for api in apis if version.startswith("v") and api.path.startswith(f"/{version}/")), None
@@ -36,7 +36,10 @@ def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
 
     async def unrouted(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path, headers = _path(request), dict(error.headers or {})
+        path, headers = (
+            str(request.scope["path"]),
+            dict(error.headers or {}),
+        )  # not of the URL, in which Host has a part
         message = HTTPStatus(error.status_code).phrase
         if error.status_code == HTTPStatus.NOT_FOUND:
             meant = path.rstrip("/")
@@ -51,8 +54,3 @@ def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
 
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, broken)
-
-
-def _path(request: Request) -> str:
-    """Return a request's path; its URL would be made of the Host header too, which is the client's."""
-    return str(request.scope["path"])
