@@ -9,6 +9,7 @@ for HTTP/2, is answered in this one; httptools would take its body for the other
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,14 +20,14 @@ from export.serve.settings import Limits
 MOST_HEAD = 65_536  # bytes of a request's first line and headers
 
 
-class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
+class _Parser(httptools.HttpRequestParser):
     """A parser that tells its protocol of what it takes for another one."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         """Parse a part."""
         try:
             super().feed_data(data)
