@@ -110,7 +110,6 @@ def main() -> None:
     plugins.register()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # threads that spin while they wait slow two runs on one machine down tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.captureWarnings(True)  # libraries' warnings go to the log file

@@ -28,7 +28,6 @@ PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # what MLflow takes in one request
 LONGEST_REASON = 300  # characters
 LONGEST_WAIT = 300  # seconds for other processes of this machine that write to the same database
 QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # else it prints about its tables; so its words go to the run's log
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

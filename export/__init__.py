@@ -1,1 +1,18 @@
-"""What is done with a finished ranker: convert, quantize, measure, run. Never imports `distill`."""
+"""What is done with a finished ranker: convert, quantize, measure, run. Never imports `distill`.
+
+Libraries that would tell their makers of their use are silenced here, before any of them is imported: this runs before
+every module of this package, and of `distill`. What a user has set stays.
+"""
+
+import os
+
+SILENT = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime: an id and a database in the home, and look-ups of Microsoft's address
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets asks an address for each data set that it loads
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+for _name, _value in SILENT.items():
+    os.environ.setdefault(_name, _value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from export.measure.report import plot_file
 from export.measure.table import conditions, finding, shown, shown_interval
+from export.plain import code, markdown, visible
 
 TEMPLATE = "card.md.j2"
 
@@ -23,11 +24,14 @@ def write_card(manifest: Mapping[str, Any], tradeoff: Mapping[str, Any], card: P
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    def finish(value: Any) -> Any:
+        return visible(value) if type(value) is str else value
+
     environment = Environment(
         loader=PackageLoader("export", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,
+        keep_trailing_newline=True, autoescape=False, finalize=finish,
     )  # fmt: skip
-    environment.filters |= {"shown": shown, "interval": shown_interval}
+    environment.filters |= {"shown": shown, "interval": shown_interval, "markdown": markdown, "code": code}
     drawing = plot_file(tradeoff["rows"])
     text = environment.get_template(TEMPLATE).render(
         m=manifest,

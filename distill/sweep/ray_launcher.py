@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,7 +34,6 @@ class RayLauncher(ProcessLauncher):
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Run jobs, yielding each as it ends."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
         own = {} if self.address else {"num_cpus": max(available_cores(), self.threads), "include_dashboard": False}

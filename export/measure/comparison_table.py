@@ -17,6 +17,7 @@ from export.measure.overrides import short_names
 from export.measure.runs import FINISHED
 from export.measure.table import NOTHING, UNBOUNDED, shown, shown_interval, significant
 from export.measure.tradeoff import MAIN
+from export.plain import one_line
 
 FRONT = "*"
 FRONT_MEANING = "on the front: no other run is at least as good in nDCG@10, CPU-ms and MB, and better in one"
@@ -138,12 +139,6 @@ def verdict_of(found: Row) -> str:
     if low == high == 0:
         return "the same"
     return "better" if low > 0 else "worse" if high < 0 else "not told apart"
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line that is safe to print, whatever a run's name or error holds."""
-    plain = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
 
 def _cheapest(comparison: Row, usable: Sequence[Row], best: Row) -> str:

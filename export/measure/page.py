@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from export.plain import visible
+
 
 def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
     """Fill one of this package's HTML templates; every value is escaped, and one that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    def finish(value: Any) -> Any:
+        return visible(value, lines=True) if type(value) is str else value
+
     environment = Environment(
         loader=PackageLoader("export.measure", "."),
         autoescape=True,
+        finalize=finish,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

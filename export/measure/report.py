@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import yaml
 from export.files import write_atomic
 from export.measure.page import render
 from export.measure.table import conditions, finding, headline, name, same_form, shown, shown_interval
+from export.plain import visible
 
 TEMPLATE = "report.html.j2"
 # CSS pixels; a page narrower than the first shows the second, so that letters keep their size
@@ -84,6 +86,9 @@ def quality_plot(rows: Sequence[Row], size: tuple[int, int], prefix: str) -> str
     Returns:
         The <svg> element; an empty string if nothing was timed.
     """
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # a home that its list of fonts cannot be kept in is no fault
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -155,7 +160,7 @@ def _draw_baselines(axes: Any, lines: Sequence[Row]) -> None:
         row = lines[i]
         axes.axhline(row["ndcg@10"], color=MUTED, linestyle=(0, (5, 4)), linewidth=1.2, zorder=1)
         axes.annotate(
-            f"{row['model']} {shown(row['ndcg@10'], 'score')}",
+            visible(f"{row['model']} {shown(row['ndcg@10'], 'score')}"),
             xy=(right, y), xytext=(right + 10, place - shift), xycoords="figure pixels", textcoords="figure pixels",
             color=INK, va="center", arrowprops={"arrowstyle": "-", "color": MUTED, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
@@ -179,7 +184,7 @@ def _draw_points(axes: Any, points: Sequence[Row], separator: str) -> None:
         left, bottom, right, top = drawn[i][1]
         centre = ((left + right) / 2, (bottom + top) / 2)
         label = axes.annotate(
-            name(points[i]).replace(" ", separator, 1), xy=centre, xytext=(0, 0), xycoords="figure pixels",
+            visible(name(points[i])).replace(" ", separator, 1), xy=centre, xytext=(0, 0), xycoords="figure pixels",
             textcoords="figure pixels", color=_colour(points[i]), va="center", ha="center", linespacing=1.1,
             arrowprops={"arrowstyle": "-", "color": _colour(points[i]), "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5},
         )  # fmt: skip

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from export.measure.gate import FAIL, INCONCLUSIVE, PASS, SYMBOLS, UNUSABLE, Line, Verdict
 from export.measure.table import NOTHING, significant
+from export.plain import markdown, visible
 
 WORDS = {
     PASS: "passes the budget", FAIL: "fails the budget", INCONCLUSIVE: "is undecided: inconclusive",
@@ -29,7 +30,7 @@ def as_json(verdict: Verdict, about: Mapping[str, Any]) -> str:
 def as_markdown(verdict: Verdict, title: str) -> str:
     """Return a summary with a table, for a CI job's page."""
     lines = [
-        f"### {SYMBOLS[verdict.verdict]} {title} {WORDS[verdict.verdict]}",
+        f"### {SYMBOLS[verdict.verdict]} {markdown(title)} {WORDS[verdict.verdict]}",
         "",
         f"| | metric | model | measured | {100 * verdict.confidence:g}% interval | allowed | |",
         "|---|---|---|---|---|---|---|",
@@ -38,13 +39,13 @@ def as_markdown(verdict: Verdict, title: str) -> str:
         cells = (
             SYMBOLS[line.verdict],
             f"`{line.metric}`",
-            line.model,
+            markdown(line.model),
             measured(line),
             interval(line),
-            allowed(line),
-            line.note,
+            markdown(allowed(line)),
+            markdown(line.note),
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -58,13 +59,15 @@ def as_junit(verdict: Verdict, title: str) -> str:
     numbers = {"tests": str(len(verdict.lines)), "failures": str(counts[FAIL]), "errors": errors, "skipped": "0"}
     numbers["time"] = "0"  # a bound has no time of its own, and some viewers write NaN without one
     root = ElementTree.Element("testsuites", {"name": "rankdistill gate", **numbers})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": title, **numbers})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": visible(title), **numbers})
     for line in verdict.lines:
-        case = ElementTree.SubElement(suite, "testcase", name=line.bound, classname=f"{title}.{line.metric}", time="0")
+        names = {"name": visible(line.bound), "classname": visible(f"{title}.{line.metric}")}
+        case = ElementTree.SubElement(suite, "testcase", names, time="0")
         if line.verdict != PASS:
             kind = "failure" if line.verdict == FAIL else "error"
-            element = ElementTree.SubElement(case, kind, message=sentence(line), type=line.verdict)
-            element.text = sentence(line)
+            told = visible(sentence(line))
+            element = ElementTree.SubElement(case, kind, message=told, type=line.verdict)
+            element.text = told
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from export.serve.methods import local_path
 from export.serve.refusal import UNAUTHORIZED
 
 OPEN = frozenset({"/health", "/ready"})  # probes carry no token
@@ -39,7 +40,7 @@ class BearerTokens:
         await response(scope, receive, send)
 
     def _opens(self, scope: Scope) -> bool:
-        path = scope["path"]
+        path = local_path(scope)
         admin = path == ADMIN or path.startswith(f"{ADMIN}/")
         if path in OPEN or not (admin or self._tokens):
             return True

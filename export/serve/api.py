@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -79,10 +80,11 @@ async def read_body(request: Request, most: int) -> bytes:
     """Read a request's JSON text, but no more of it than is allowed.
 
     Raises:
-        Refused: 413 if it is longer than `most` bytes, 415 if it is said to be something else, or its client has gone.
+        Refused: 413 if it is longer than `most` bytes, 415 if it is said to be something else, or two things, or its
+            client has gone.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # a page of another site could send other types without asking the browser
+    kinds = {kind.partition(";")[0].strip().lower() for kind in request.headers.getlist("content-type")}
+    if kinds != {"application/json"}:  # a page of another site could send other types without asking the browser
         raise Refused(415, VALIDATION, "the body must be JSON: content-type: application/json", CLOSE)
     too_long = Refused(413, VALIDATION, f"the body is longer than {most} bytes", CLOSE)
     if int(request.headers.get("content-length", "0")) > most:
@@ -115,7 +117,7 @@ def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes) -> Decoded:
         Refused: 400 if it is no JSON, 422 if it lacks something or something is of the wrong type.
     """
     try:
-        return decoder.decode(body)
+        return decoder.decode(body.removeprefix(codecs.BOM_UTF8))  # which some systems' shells put before UTF-8
     except msgspec.ValidationError as error:
         raise Refused(422, VALIDATION, str(error)) from error
     except RecursionError as error:

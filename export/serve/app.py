@@ -25,6 +25,7 @@ from export.serve.cohere import V1, V2
 from export.serve.embed_api import EMBED_APIS
 from export.serve.embedding import EmbedEndpoint, Line
 from export.serve.leaving import unless_gone
+from export.serve.methods import AnyMethod
 from export.serve.metrics import Metrics
 from export.serve.openapi import describe, operation
 from export.serve.refusal import BACKEND, OVERLOADED, TIMEOUT, UNHEALTHY, VALIDATION, Refused
@@ -64,6 +65,8 @@ def create_app(
         description="Ranks texts for a query with a distilled cross-encoder.",
         version=importlib.metadata.version("rankdistill"),
         lifespan=lifespan,
+        redoc_url=None,  # /docs is enough
+        redirect_slashes=False,  # behind a proxy that ends TLS a redirect would lead to plain http
     )
     metrics, log = Metrics(), RequestLog(service.settings.log)
     metrics.served(service.served)
@@ -80,6 +83,7 @@ def create_app(
     if admin_tokens and commands is not None:
         add_admin(app, service, commands)
     add_refusals(app, (*APIS, *EMBED_APIS))
+    app.add_middleware(AnyMethod, routes=app.routes)
     app.add_middleware(BearerTokens, tokens=tokens, admin_tokens=admin_tokens)
     describe(app, (*APIS, *EMBED_APIS), bool(tokens))
     return app

@@ -1,8 +1,13 @@
-"""Clients that hang up: nothing more is done for them."""
+"""Clients that hang up: nothing more is done for them. Those that only send no more still get their answers.
+
+Both look the same at first: the end of what they send. But a client that has gone refuses what it is sent. So the first
+byte of the answer, which is the same for all answers, is sent at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -11,6 +16,8 @@ from starlette.requests import Request
 from export.serve.refusal import GONE, Refused
 
 Answer = TypeVar("Answer")
+FIRST = b"H"  # of "HTTP/1.1", with which every answer begins
+LOOK_S = 0.05  # between two looks at whether the client refused it
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
@@ -33,3 +40,37 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> An
     finally:
         answering.cancel()
         leaving.cancel()
+
+
+class HalfClosed:
+    """The transport of a connection whose client sends no more; it is given up once the client is found to have gone.
+
+    Args:
+        transport: no part of the answer was written to it yet.
+        loop: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written = FIRST
+        transport.write(FIRST)
+        self._look_later()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the answer; of the first one, what is not there yet."""
+        self._transport.write(data.removeprefix(self._written))
+        self._written = b""
+
+    def _look_later(self) -> None:
+        self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        if self._transport.is_closing():
+            return
+        if self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._transport.abort()
+        else:
+            self._look_later()

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from export.errors import UserError
 from export.runtime.cascade import read_cascade
@@ -94,16 +95,25 @@ def run(
     service = Service.load(swapped_in or bundle, settings)
     lines = start_logging()
     app = create_app(service, settings.tokens.read(), admin_tokens, commands)
-    config = uvicorn.Config(
+    try:
+        _Server(configure(app, settings), service, ready).run([listener])
+    finally:
+        service.close()
+        lines.stop()
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves an application.
+
+    Args:
+        app: what is served.
+        settings: of the service.
+    """
+    return uvicorn.Config(
         app, http=bounded(settings.limits), ws="none", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_s,
     )  # fmt: skip
-    try:
-        _Server(config, service, ready).run([listener])
-    finally:
-        service.close()
-        lines.stop()
 
 
 class _Server(uvicorn.Server):

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from export.serve.api import Api
+from export.serve.methods import allowed, local_path
 from export.serve.refusal import BACKEND, VALIDATION, Refused
 from export.serve.tei import refuse
 
@@ -25,8 +26,8 @@ def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
     """
 
     def answer(request: Request, refused: Refused) -> Response:
-        path = request.url.path
-        version = path.split("/")[1]
+        path = local_path(request.scope).rstrip("/")
+        version = path.lstrip("/").partition("/")[0]
         api = next((api for api in apis if api.path == path), None) or next(
             (api for api in apis if version.startswith("v") and api.path.startswith(f"/{version}/")), None
         )
@@ -35,9 +36,18 @@ def add_refusals(app: FastAPI, apis: Sequence[Api]) -> None:
 
     async def unrouted(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        told = {404: f"there is no {request.url.path:.200}", 405: f"{request.method} is not for {request.url.path}"}
-        message = told.get(error.status_code, HTTPStatus(error.status_code).phrase)
-        return answer(request, Refused(error.status_code, VALIDATION, message, dict(error.headers or {})))
+        path, headers = (
+            str(request.scope["path"]),
+            dict(error.headers or {}),
+        )  # not of the URL, in which Host has a part
+        message = HTTPStatus(error.status_code).phrase
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            meant = path.rstrip("/")
+            known = meant != path and allowed(app.routes, {**request.scope, "path": meant})
+            message = f"there is no {path:.200}" + (f"; there is {meant}, without a slash at its end" if known else "")
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            message, headers = f"{request.method} is not for {path}", {"allow": allowed(app.routes, request.scope)}
+        return answer(request, Refused(error.status_code, VALIDATION, message, headers))
 
     async def broken(request: Request, error: Exception) -> Response:  # noqa: ARG001 - uvicorn logs it
         return answer(request, Refused(500, BACKEND, "the service failed"))

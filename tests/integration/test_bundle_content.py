@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from export.bundle_manifest import LEFT_OUT
+from export.card import write_card
 from export.measure import evaluation
 from export.runtime.manifest import Manifest
 from tests.integration.commands import table
@@ -174,3 +175,15 @@ def test_bench_takes_requests_of_ones_own(bundle, tmp_path):
     assert "fp32" in done.stdout
     path.write_text('{"query": "red", "items": []}\n')
     assert ranker("bench", str(bundle), "--requests", str(path)).returncode == 2
+
+
+def test_the_card_shows_whatever_characters_a_name_has(bundle, run, manifest, tmp_path):
+    manifest = manifest | {"name": "a\x1bb|<script>", "warnings": ["one\x07\ntwo"]}
+    manifest |= {"teacher": manifest["teacher"] | {"model": "x`y", "licence": "l\x00"}}
+    manifest |= {"data": manifest["data"] | {"name": "d\udcff<b>"}}
+    write_card(manifest, table(run), tmp_path / "README.md", tmp_path / "tradeoff.svg")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", card)
+    assert "# a\\\\x1bb\\|\\<script>\n" in card
+    assert "``x`y`` on d\\\\udcff\\<b>." in card
+    assert "**Warning:** one\\\\x07\\\\ntwo." in card

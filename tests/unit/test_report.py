@@ -85,11 +85,11 @@ def tradeoff():
 @pytest.fixture
 def hostile(tradeoff):
     made = copy.deepcopy(tradeoff)
-    made["dataset"] = '<script>alert(1)</script> 电影评分 & "quoted" [bold]'
+    made["dataset"] = '<script>alert(1)</script> 电影评分 & "quoted" [bold] \x1b[31m\udcff\x00'
     made["experiment"] = "实验"
     made["warnings"] = ["</li><img src=x onerror=alert(1)> [red]"]
     made["config"]["note"] = "</pre><script>alert(2)</script> 中文"
-    made["rows"][1]["model"] = "<b>$x_$"
+    made["rows"][1]["model"] = "<b>$x_$\x1b\ufffe"
     made["rows"][0]["mrr@10"] = math.nan
     return made
 
@@ -167,6 +167,8 @@ def test_hostile_text_is_escaped(hostile, tmp_path):
     assert "<b>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; 电影评分 &amp;" in page
     assert "alert(2)&lt;/script&gt; 中文" in page
+    assert "[bold] \\x1b[31m\\udcff\\x00" in page
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page)
 
 
 def test_ids_are_unique_and_references_hold(tradeoff, tmp_path):

@@ -418,6 +418,11 @@ def test_the_description_says_what_is_checked():
 SHAPES = {"/v1/": {"message", "detail"}, "/v2/": {"message"}, "/": {"error", "error_type"}}
 
 
+def shape_of(path: str) -> set[str]:
+    """Return the names that a refusal has there, where no other API has the path."""
+    return next(names for prefix, names in SHAPES.items() if path.startswith(prefix))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/rerank", 405), ("GET", "/v1/rerank", 405), ("PUT", "/v2/rerank", 405), ("POST", "/health", 405)]
@@ -430,10 +435,83 @@ def test_a_wrong_path_or_method_is_refused_in_the_shape_of_the_api_it_was_meant_
     answer = run(scenario)
     assert answer.status_code == status
     told = answer.json()
-    assert set(told) == next(names for prefix, names in SHAPES.items() if path.startswith(prefix))
+    assert set(told) == shape_of(path)
     assert all(isinstance(value, str) and value for value in told.values())
     if status == 405:
-        assert answer.headers["allow"] == ("GET" if path == "/health" else "POST")
+        assert answer.headers["allow"] == ("GET, HEAD, OPTIONS" if path == "/health" else "OPTIONS, POST")
+
+
+def test_head_of_ready_says_that_the_service_goes_down():
+    async def scenario(client, ranker, service):
+        service.drain()
+        return [await client.head(path) for path in ("/health", "/ready")]
+
+    health, ready = run(scenario)
+    assert (health.status_code, ready.status_code) == (200, 503)
+    assert health.content == ready.content == b""
+
+
+ENDPOINTS = [*PATHS, "/embed", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/health", "/ready", "/info", "/metrics", "/docs", "/admin/models"])
+def test_a_slash_at_the_end_is_refused_in_the_apis_shape_and_leads_nowhere(path, tmp_path):
+    async def ask():
+        service = Service(model_of(FakeRanker()), SMALL, threads=1)
+        app = create_app(service, (), TOKENS, tmp_path)
+        admin = {"authorization": f"Bearer {TOKENS[0]}"}
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ranker") as client:
+                asked = [await client.request(m, path + "/", headers=admin) for m in ("GET", "HEAD", "POST")]
+                head = await client.head(path, headers=admin)
+                return asked, head, await client.options(path, headers=admin)
+        finally:
+            service.close()
+
+    asked, head, options = asyncio.run(ask())
+    assert [answer.status_code for answer in asked] == [404] * 3
+    assert not any("location" in answer.headers for answer in asked)
+    assert f"there is {path}, without a slash at its end" in asked[0].text
+    names = {"message", "code", "type"} if path == "/v1/embeddings" else shape_of(path)
+    assert set(asked[0].json()) == names
+    assert head.status_code == (405 if path in ENDPOINTS else 200)
+    assert head.content == b""
+    assert (options.status_code, options.content) == (204, b"")
+    assert options.headers["allow"] == ("OPTIONS, POST" if path in ENDPOINTS else "GET, HEAD, OPTIONS")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/info", "/admin/models", "/nothing", "//health", "/%68ealth/", "/admin"])
+def test_no_method_goes_round_the_tokens(method, path, tmp_path):
+    async def ask():
+        service = Service(model_of(FakeRanker()), SMALL, threads=1)
+        app = create_app(service, TOKENS, TOKENS, tmp_path)
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ranker") as client:
+                return await client.request(method, f"http://ranker{path}"), await client.request(method, "/health")
+        finally:
+            service.close()
+
+    refused, health = asyncio.run(ask())
+    assert refused.status_code == 401
+    assert health.status_code == (200 if method == "HEAD" else 204)
+
+
+def test_behind_a_prefix_of_rays_probes_are_open_and_refusals_the_apis_own():
+    async def ask():
+        service = Service(model_of(FakeRanker()), SMALL, threads=1)
+        transport = httpx.ASGITransport(create_app(service, TOKENS), root_path="/ranker")
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://ranker") as client:
+                own = {"authorization": f"Bearer {TOKENS[0]}"}
+                open_ = [(await client.get(f"/ranker{path}")).status_code for path in ("/health", "/ready", "/info")]
+                return open_, (await client.get("/ranker/v2/rerank", headers=own)).json()
+        finally:
+            service.close()
+
+    open_, refused = asyncio.run(ask())
+    assert open_ == [200, 200, 401]
+    assert set(refused) == {"message"}
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
