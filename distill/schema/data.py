@@ -14,6 +14,7 @@ class Data:
     kind: str = MISSING
     licence: str | None = None  # a note for those who receive the bundle; shapes nothing
     seed: int = 0  # of the split and the candidates, apart from the training's seed
+    max_left_out: float = 0.5  # share of a file's lines or a split's queries that may be unfit
 
 
 @dataclass
@@ -65,6 +66,7 @@ class HubData(Data):
     kind: str = "hub"
     path: str = MISSING
     subset: str | None = None
+    revision: str | None = None  # commit, tag or branch; null is what the hub has now
     columns: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     name: str | None = None

@@ -1,0 +1,117 @@
+"""What of a data set does not match: counted, told in one line with an example, refused where it is most of a file."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distill.data.files import QUOTES, lines
+from distill.errors import DataError
+from distill.records import Int64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Tells what of a data set does not match.
+
+    Attributes:
+        name: of the data set in reports.
+        most: share of a file's lines, or of a split's queries, that may be unfit: `data.max_left_out`.
+    """
+
+    name: str
+    most: float
+
+    def tell(self, count: int, total: int, what: str, advice: str, most: float | None = None) -> None:
+        """Warn that `count` of `total` do not match, or refuse them.
+
+        Args:
+            count: of those that do not match; nothing is said of none.
+            total: of all.
+            what: they are and are wrong in, with an example: "lines of FILE have a negative grade (first: FILE:7)".
+            advice: what is done with them, or what to do.
+            most: share from which on they are refused, in place of the data set's.
+
+        Raises:
+            DataError: if more are concerned.
+        """
+        if not count:
+            return
+        told = f"{self.name}: {count} of {total} {what}; {advice}"
+        allowed = self.most if most is None else most
+        if count > allowed * total:
+            raise DataError(f"{told}; at most data.max_left_out={allowed:g} of them may be so")
+        log.warning("%s", told)
+
+    def tell_copies(self, path: Path, keys: Int64, ids: Sequence[str]) -> None:
+        """Tell of items of a file whose text another item before has.
+
+        Args:
+            path: of the file, JSON Lines or a table.
+            keys: int64 [items], of `text_key`.
+            ids: of the items.
+
+        Raises:
+            DataError: if too many have.
+        """
+        count, (row, other) = copies(keys)
+        if count:
+            example = f"{line_of(path, ids[row])}: {ids[row]!r} as {ids[other]!r}"
+            advice = "a judgement of one says nothing of the other: give each text one id"
+            self.tell(count, len(ids), f"items of {path.name} have the text of another ({example})", advice)
+
+
+def text_key(text: str) -> int:
+    """Return a number that texts share which differ in case and white space alone; another in every process."""
+    return hash(" ".join(text.casefold().split()))
+
+
+def copies(keys: Int64) -> tuple[int, tuple[int, int]]:
+    """Return how many texts stand under another id before, and an example: (a row, the row that it repeats).
+
+    Args:
+        keys: int64 [texts], of `text_key`.
+    """
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    repeated = np.flatnonzero(first[inverse] != np.arange(len(keys)))
+    if not len(repeated):
+        return 0, (0, 0)
+    row = int(repeated[0])
+    return len(repeated), (row, int(first[inverse[row]]))
+
+
+def line_of(path: Path, identity: str) -> str:
+    """Return "file:line" of a JSON Lines file's first line with this id, or the file where it is written otherwise."""
+    wanted = re.compile(rf'"_id"\s*:\s*"\s*{re.escape(identity)}\s*"')
+    return next((f"{path}:{number}" for number, line in lines(path) if wanted.search(line)), str(path))
+
+
+def row_line(path: Path, is_row: Callable[[int, str], bool], row: int) -> str:
+    """Return "file:line" of a table's row, from 0.
+
+    Args:
+        path: of the file.
+        is_row: whether a line is a row, by its place from 0 among those that are not blank, and its text.
+        row: the row.
+    """
+    numbers = (number for place, (number, line) in enumerate(lines(path)) if is_row(place, line))
+    return next((f"{path}:{number}" for at, number in enumerate(numbers) if at == row), str(path))
+
+
+def alike(unknown: str, known: Iterable[str], file: str) -> str:
+    """Return a hint at an id that differs in quotes, spaces, case, leading zeros or a ".0" alone; empty without one."""
+    wanted = _reduced(unknown)
+    found = next((each for each in known if _reduced(each) == wanted), None)
+    return "" if found is None else f"; {file} has {found!r}, which is written otherwise"
+
+
+def _reduced(identity: str) -> str:
+    plain = identity.strip(f"{QUOTES} \t\ufeff\u00a0").casefold().removesuffix(".0")
+    return plain.lstrip("0") or plain
