@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
 from distill.errors import DataError
-
-log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 ROWS_PER_BATCH = 8192  # rows buffered by a writer before they go to disk
 
 UNKNOWN = -1  # grade of a pair that nobody judged
-MOST_LEFT_OUT = 0.5  # share of a split's queries: with more left out, what is measured is of another set
 BATCH_CHARACTERS = 64 << 20  # of texts that a writer buffers: long ones go to disk in smaller batches
 
 Float32 = npt.NDArray[np.float32]
@@ -287,7 +284,11 @@ class RankingWriter:
         if kind is not None:
             return
         for split, count in self._counts.items():
-            self._tell_left_out(split, count["queries"] + count["left_out"], count["left_out"])
+            what = f"nothing of grade >= {self.relevant} beside another grade"
+            if not count["queries"]:
+                raise DataError(f"{self.name}: the {split} split has nothing to rank: its queries have {what}")
+            told, queries = f"queries of the {split} split are left out", count["queries"] + count["left_out"]
+            Mismatch(self.name, self.max_left_out).tell(count["left_out"], queries, told, what)
         summary = {
             "name": self.name,
             "relevant": self.relevant,
@@ -299,13 +300,3 @@ class RankingWriter:
         }
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         (self.folder / RankingLayout(self.folder).summary).write_text(text, encoding="utf-8")
-
-    def _tell_left_out(self, split: str, queries: int, left_out: int) -> None:
-        what = f"nothing of grade >= {self.relevant} beside another grade"
-        told = f"{self.name}: {left_out} of {queries} queries of the {split} split are left out: {what}"
-        if left_out == queries:
-            raise DataError(f"{self.name}: the {split} split has nothing to rank: its {queries} queries have {what}")
-        if left_out > self.max_left_out * queries:
-            raise DataError(f"{told}; at most data.max_left_out={self.max_left_out:g} of them may be so")
-        if left_out:
-            log.warning("%s", told)

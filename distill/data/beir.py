@@ -13,10 +13,10 @@ import numpy as np
 
 from distill.data.files import read_objects, text_of
 from distill.data.first_stage import BM25
-from distill.data.mismatch import Mismatch, line_of, text_key
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, line_of, text_key
 from distill.data.qrels import Judged, check_known, first_line, read_judged
 from distill.errors import DataError
-from distill.records import MOST_LEFT_OUT, SPLITS, Int64, RankingWriter, TextTable
+from distill.records import SPLITS, Int64, RankingWriter, TextTable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def prepare(
     *,
     name: str,
     relevant: int,
-    candidates: int,
+    candidates: int | None,
     dev_fraction: float,
     seed: int,
     max_left_out: float = MOST_LEFT_OUT,
@@ -69,7 +69,8 @@ def prepare(
         out: an empty folder.
         name: of the data set in reports.
         relevant: least grade that is relevant in MRR and MAP.
-        candidates: length of a list that judges relevant items only; BM25 fills it from the corpus, grade 0.
+        candidates: length of a list that judges relevant items only; BM25 fills it from the corpus, grade 0;
+            None leaves it as it is.
         dev_fraction: share of train's queries that become dev where there is no qrels/dev.tsv.
         seed: of that share, and of the order of candidates.
         max_left_out: share of a file's lines or a split's queries that may be unfit; with more the set is refused.
@@ -88,8 +89,8 @@ def prepare(
         _tell_shared(folder, judged, queries, mismatch)
         lists = _without_own(folder, judged, queries, corpus, mismatch)
         items = writer.finish_items()
-        bare = _bare(folder, lists, relevant, name)
-        fill = _Fill(items, corpus, candidates) if bare else None
+        bare = _bare(folder, lists, relevant, name) if candidates is not None else set()
+        fill = _Fill(items, corpus, candidates) if candidates is not None and bare else None
         for split in SPLITS:
             for query, grades in lists[split].items():
                 asked = queries[query]
@@ -208,7 +209,9 @@ def _tell_shared(folder: Path, judged: Mapping[str, Judged], queries: Mapping[st
             mismatch.tell(len(shared), len(judged[split]), what, advice)
 
 
-def _write_queries(path: Path, judged: Mapping[str, Judged], writer: RankingWriter, mismatch: Mismatch) -> dict[str, Query]:
+def _write_queries(
+    path: Path, judged: Mapping[str, Judged], writer: RankingWriter, mismatch: Mismatch
+) -> dict[str, Query]:
     wanted = {query for lists in judged.values() for query in lists}
     found: dict[str, Query] = {}
     seen: set[str] = set()

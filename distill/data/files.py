@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise DataError(f"{path} is missing")
     with path.open("rb") as file:
-        for number_, raw in enumerate(file, start=1):
-            if raw.startswith(MARK):
-                raw = raw[len(MARK) :]
+        for number_, bytes_ in enumerate(file, start=1):
+            raw = bytes_.removeprefix(MARK)
             if b"\0" in raw or (number_ == 1 and raw.startswith(WIDE)):
-                raise DataError(f"{path}:{number_}: not {encoding} text but UTF-16 or binary; convert the file to UTF-8")
+                raise DataError(
+                    f"{path}:{number_}: not {encoding} text but UTF-16 or binary; convert the file to UTF-8"
+                )
             try:
                 line = raw.decode(encoding).rstrip("\r\n")
             except UnicodeDecodeError as error:
@@ -42,6 +44,28 @@ def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
                 )
             if line.strip():
                 yield number_, line
+
+
+def expanded(path: str, option: str) -> Path:
+    """Return a path that a user gave, with his home for a `~`.
+
+    Raises:
+        DataError: naming the option, if there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{option}={path}: {error} give the whole path") from error
+
+
+def cache_folder() -> Path:
+    """Return where downloads are kept: $RANKDISTILL_CACHE, or rankdistill in the user's cache.
+
+    Raises:
+        DataError: if that is not told and the user has no home.
+    """
+    own, base = os.environ.get("RANKDISTILL_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expanded(own or f"{base}/rankdistill", "RANKDISTILL_CACHE")
 
 
 def is_number(text: str) -> bool:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from distill.data.files import QUOTES, lines
 from distill.errors import DataError
-from distill.records import Int64
 
 log = logging.getLogger(__name__)
+
+MOST_LEFT_OUT = 0.5  # share of what may be unfit: with more, the set is another than the one that was meant
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

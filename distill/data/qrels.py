@@ -142,13 +142,15 @@ def _is_header(where: str, columns: list[str]) -> bool:
         return False
     if names[0] != COLUMNS[0] or names[2] in COLUMNS[:2]:
         raise DataError(
-            f"{where}: the first line is no header: {', '.join(COLUMNS)}; nor is its score {columns[2]!r} a whole number"
+            f"{where}: the first line is no header: {', '.join(COLUMNS)}; nor is {columns[2]!r} a score, a whole number"
         )
     return True
 
 
 def _columns_problem(line: str, count: int) -> str:
-    told = f"{count} column{'s' * (count != 1)}; {', '.join(COLUMNS[:2])} and {COLUMNS[2]}, separated by tabs, are needed"
+    told = (
+        f"{count} column{'s' * (count != 1)}; {', '.join(COLUMNS[:2])} and {COLUMNS[2]}, separated by tabs, are needed"
+    )
     if TREC_COLUMNS in (count, len(line.split())):
         told += "; this looks like TREC's qrels (query, 0, item, grade): leave its second column out"
     return told

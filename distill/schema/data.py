@@ -55,7 +55,7 @@ class BeirData(Data):
     path: str = MISSING
     name: str | None = None
     relevant: int = 1
-    candidates: int = 50
+    candidates: int | None = 50  # of a query with relevant items only; null fills up none
     dev_fraction: float = 0.1
 
 
