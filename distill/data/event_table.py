@@ -108,7 +108,7 @@ def sound_columns(path: Path, columns: Columns, mismatch: Mismatch) -> Columns:
         raise DataError(f"{path} has no events")
     _check_units(path, time)
     _check_ratings(path, rating)
-    kept = _last_of_each(columns)
+    kept = last_of_each(columns)
     example = event_line(path, int(np.setdiff1d(np.arange(len(user)), kept)[0])) if len(kept) < len(user) else ""
     what = f"events of {path.name} stand there again with the same user, item and time (first: {example})"
     mismatch.tell(len(user) - len(kept), len(user), what, "the last of each is kept")
@@ -147,7 +147,7 @@ def _check_ratings(path: Path, rating: Float64) -> None:
         log.warning("%s: every rating is %g; only items that a user has not seen are grade 0", path, low)
 
 
-def _last_of_each(columns: Columns) -> Int64:
+def last_of_each(columns: Columns) -> Int64:
     """Return the rows of the events, in their order, whose user, item and time do not come again."""
     user, item, _, time = columns
     order = np.lexsort((np.arange(len(user)), time, item, user))

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.event_table import LIKED, LOVED, Float64, columns_of, rating_of, read_rows, sound_columns
+from distill.data.event_table import (
+    LIKED,
+    LOVED,
+    Columns,
+    Float64,
+    columns_of,
+    event_line,
+    rating_of,
+    read_rows,
+    sound_columns,
+)
 from distill.data.files import number, read_objects, text_of
 from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, alike, text_key
 from distill.errors import DataError
@@ -197,17 +207,22 @@ def read(folder: Path, mismatch: Mismatch) -> Events:
 
     columns = columns_of(list(read_rows(folder / "events.tsv", row_of)))
     if users:
-        _tell_without_profile(users_file, users, list(user_row), mismatch)
+        _tell_without_profile(folder, users, list(user_row), columns, mismatch)
     profiles = [(users.get(user) or ("", ""))[1] for user in user_row]
     sound = sound_columns(folder / "events.tsv", columns, mismatch)
     return Events(*sound, list(user_row), profiles, list(items), titles, texts)
 
 
-def _tell_without_profile(path: Path, users: Collection[str], found: Sequence[str], mismatch: Mismatch) -> None:
-    without = [user for user in found if user not in users]
-    hint = alike(without[0], users, path.name) if without else ""
-    what = f"users of events.tsv are not in {path.name} (first: {without[0] if without else ''!r}{hint})"
-    mismatch.tell(len(without), len(found), what, "their queries have no profile")
+def _tell_without_profile(
+    folder: Path, users: Collection[str], found: Sequence[str], columns: Columns, mismatch: Mismatch
+) -> None:
+    without = [row for row, user in enumerate(found) if user not in users]
+    if without:
+        first = found[without[0]]
+        where = event_line(folder / "events.tsv", int(np.flatnonzero(columns[0] == without[0])[0]))
+        example = f"{where}: {first!r}{alike(first, users, 'users.jsonl')}"
+        what = f"users of events.tsv are not in users.jsonl ({example})"
+        mismatch.tell(len(without), len(found), what, "their queries have no profile")
 
 
 def _read_texts(path: Path) -> dict[str, tuple[str, str]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from distill.data.files import QUOTES, lines
+from distill.data.files import QUOTES
 from distill.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class Mismatch:
     name: str
     most: float
 
-    def tell(self, count: int, total: int, what: str, advice: str, most: float | None = None) -> None:
+    def tell(
+        self, count: int, total: int, what: str, advice: str, most: float | None = None, level: int = logging.WARNING
+    ) -> None:
         """Warn that `count` of `total` do not match, or refuse them.
 
         Args:
@@ -41,6 +43,7 @@ class Mismatch:
             what: they are and are wrong in, with an example: "lines of FILE have a negative grade (first: FILE:7)".
             advice: what is done with them, or what to do.
             most: share from which on they are refused, in place of the data set's.
+            level: of the warning.
 
         Raises:
             DataError: if more are concerned.
@@ -51,15 +54,16 @@ class Mismatch:
         allowed = self.most if most is None else most
         if count > allowed * total:
             raise DataError(f"{told}; at most data.max_left_out={allowed:g} of them may be so")
-        log.warning("%s", told)
+        log.log(level, "%s", told)
 
-    def tell_copies(self, path: Path, keys: Int64, ids: Sequence[str]) -> None:
+    def tell_copies(self, path: Path, keys: Int64, ids: Sequence[str], level: int = logging.WARNING) -> None:
         """Tell of items of a file whose text another item before has.
 
         Args:
             path: of the file, JSON Lines or a table.
             keys: int64 [items], of `text_key`.
             ids: of the items.
+            level: of the warning.
 
         Raises:
             DataError: if too many have.
@@ -68,7 +72,9 @@ class Mismatch:
         if count:
             example = f"{line_of(path, ids[row])}: {ids[row]!r} as {ids[other]!r}"
             advice = "a judgement of one says nothing of the other: give each text one id"
-            self.tell(count, len(ids), f"items of {path.name} have the text of another ({example})", advice)
+            self.tell(
+                count, len(ids), f"items of {path.name} have the text of another ({example})", advice, None, level
+            )
 
 
 def text_key(text: str) -> int:
@@ -91,21 +97,11 @@ def copies(keys: Int64) -> tuple[int, tuple[int, int]]:
 
 
 def line_of(path: Path, identity: str) -> str:
-    """Return "file:line" of a JSON Lines file's first line with this id, or the file where it is written otherwise."""
-    wanted = re.compile(rf'"_id"\s*:\s*"\s*{re.escape(identity)}\s*"')
-    return next((f"{path}:{number}" for number, line in lines(path) if wanted.search(line)), str(path))
-
-
-def row_line(path: Path, is_row: Callable[[int, str], bool], row: int) -> str:
-    """Return "file:line" of a table's row, from 0.
-
-    Args:
-        path: of the file.
-        is_row: whether a line is a row, by its place from 0 among those that are not blank, and its text.
-        row: the row.
-    """
-    numbers = (number for place, (number, line) in enumerate(lines(path)) if is_row(place, line))
-    return next((f"{path}:{number}" for at, number in enumerate(numbers) if at == row), str(path))
+    """Return "file:line" where an id is told first, in JSON Lines or a table; the file if it is written otherwise."""
+    name = re.escape(identity.encode())
+    wanted = re.compile(rb'"_id"\s*:\s*"\s*' + name + rb'\s*"|^' + name + rb"[\t|]")
+    with path.open("rb") as file:
+        return next((f"{path}:{number}" for number, line in enumerate(file, start=1) if wanted.search(line)), str(path))
 
 
 def alike(unknown: str, known: Iterable[str], file: str) -> str:
@@ -117,4 +113,4 @@ def alike(unknown: str, known: Iterable[str], file: str) -> str:
 
 def _reduced(identity: str) -> str:
     plain = identity.strip(f"{QUOTES} \t\ufeff\u00a0").casefold().removesuffix(".0")
-    return plain.lstrip("0") or plain
+    return plain.lstrip("0") or plain[-1:]

@@ -115,7 +115,8 @@ def read(folder: Path, names: Sequence[str], mismatch: Mismatch) -> Events:
     columns = columns_of(list(read_rows(folder / names[0], row_of)))
     titles = [title for title, _ in items.values()]
     texts = [f"{title} {genres}".strip() for title, genres in items.values()]
-    mismatch.tell_copies(folder / names[1], np.array([text_key(text) for text in texts], dtype=np.int64), list(items))
+    keys = np.array([text_key(text) for text in texts], dtype=np.int64)
+    mismatch.tell_copies(folder / names[1], keys, list(items), logging.INFO)  # it has 18, as it was published
     sound = sound_columns(folder / names[0], columns, mismatch)
     return Events(*sound, list(user_row), list(users.values()), list(items), titles, texts)
 
