@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distill.batch_rows import take
 from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
 from distill.errors import DataError
 
@@ -63,7 +65,12 @@ class TextTable:
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             return list(texts.slice(start, stop - start).to_pylist())
-        return list(texts.take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist())
+        return take(texts, self._ends, np.asarray(rows, dtype=np.int64))
+
+    @cached_property
+    def _ends(self) -> Int64:
+        """Row after each batch, int64 [batches]; all columns are cut alike."""
+        return np.cumsum([batch.num_rows for batch in self.table.to_batches()], dtype=np.int64)
 
     def ids(self) -> list[str]:
         """Return every id, in row order."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill import inputs, records
 from distill.records import ArrowWriter, TextTable
@@ -41,3 +43,14 @@ def test_long_texts_go_to_disk_in_smaller_batches(tmp_path, monkeypatch):
     table = TextTable.open(tmp_path / "t.arrow")
     assert table.texts() == texts
     assert table.table.column("text").num_chunks == 3
+
+
+@given(st.lists(st.integers(0, 6), max_size=8), st.data())
+def test_rows_come_in_their_order_whatever_the_batches(sizes, data):
+    schema = pa.schema([("id", pa.large_string()), ("text", pa.large_string())])
+    names = [[f"{number}.{row}" for row in range(size)] for number, size in enumerate(sizes)]
+    batches = [pa.record_batch([pa.array(each, pa.large_string())] * 2, schema=schema) for each in names]
+    table, texts = TextTable(pa.Table.from_batches(batches, schema)), [text for each in names for text in each]
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=20)) if texts else []
+    assert table.texts(rows) == [texts[row] for row in rows]
+    assert table.texts(np.array(rows, dtype=np.int32), "id") == [texts[row] for row in rows]
