@@ -9,6 +9,7 @@ from typing import Any
 
 from distill.data.files import expanded
 from distill.data.mismatch import Mismatch
+from distill.errors import DataError
 from distill.schema import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from distill.stages import hash_files
 
@@ -131,6 +132,8 @@ def _hub(data: HubData) -> Source:
     local = expanded(data.path, "data.path")
     paths = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
     files = {str(path.relative_to(local)): digest for path in paths for digest in hash_files([path]).values()}
+    if paths and data.revision is not None:
+        raise DataError(f"data.revision={data.revision}: allowed is null with a local folder, {local}")
     name = data.name or (local.resolve().name if paths else local.name)
     revision = None if paths else hub.commit_of(data.path, data.revision)
     options = _options(data) | {"name": name, "revision": revision} | ({} if paths else {"path": data.path})

@@ -210,7 +210,10 @@ def _rows(table: Any, where: str, columns: Mapping[str, str], count: int) -> Ite
             raise DataError(f"{where}: no column {column!r}; there are {', '.join(table.column_names)}")
     for number in range(count):
         place = f"{where} row {number}"
-        row = table[number]
+        try:
+            row = table[number]
+        except UnicodeDecodeError as error:  # `datasets` reads JSON of any bytes, and decodes when it is asked
+            raise DataError(f"{place}: not utf-8 text ({error.reason}); convert the file") from error
         query = _value(row, columns["query"], place)
         if not isinstance(query, str) or not query.strip():
             raise DataError(f"{place}: {columns['query']} {query!r} is no text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +106,12 @@ def line_of(path: Path, identity: str) -> str:
 
 
 def alike(unknown: str, known: Iterable[str], file: str) -> str:
-    """Return a hint at an id that differs in quotes, spaces, case, leading zeros or a ".0" alone; empty without one."""
+    """Return a hint at a known id that is written otherwise: quotes, spaces, case, leading zeros, a ".0"; or nothing."""
     wanted = _reduced(unknown)
     found = next((each for each in known if _reduced(each) == wanted), None)
     return "" if found is None else f"; {file} has {found!r}, which is written otherwise"
 
 
 def _reduced(identity: str) -> str:
-    plain = identity.strip(f"{QUOTES} \t\ufeff\u00a0").casefold().removesuffix(".0")
+    plain = unicodedata.normalize("NFKC", identity).strip(f"{QUOTES} \t\ufeff\u00a0").casefold().removesuffix(".0")
     return plain.lstrip("0") or plain[-1:]

@@ -119,7 +119,11 @@ def _set_rows(source: str, path: Path, after: Cursor | None, split: str) -> Iter
         start = after.offset if after is not None else 0
         _check_rows(f"{source}[{split}]", start, len(table))
         for row in range(start, len(table)):
-            yield Cursor(split, row + 1), table[row]
+            try:
+                values = table[row]
+            except UnicodeDecodeError as error:  # `datasets` reads JSON of any bytes, and decodes when it is asked
+                raise DataError(f"{source}[{split}] row {row}: not utf-8 text ({error.reason})") from error
+            yield Cursor(split, row + 1), values
 
 
 def _load(source: str, path: Path, split: str, cache: str | None) -> Any:

@@ -134,6 +134,23 @@ def test_a_file_that_changes_while_its_time_stays_is_read_anew(tmp_path, form):
         assert not [path for path in out.iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("latin-1", r"row 0: not utf-8 text"), ("utf-16", "cannot be loaded")]
+)
+def test_a_local_file_in_another_encoding_is_refused_and_a_mark_is_no_text(tmp_path, encoding, message):
+    rows = [{"query": f"q{n} für", "positive": ["p"], "negative": ["n"]} for n in range(4)]
+    source = write(tmp_path / "set", {"train": rows, "test": [row | {"query": row["query"] + "t"} for row in rows]})
+    contents = {path: path.read_text(encoding="utf-8") for path in source.iterdir()}
+    for path, text in contents.items():
+        path.write_text(text, encoding="utf-8-sig")
+    data = prepare(source, tmp_path / "marked", MTEB, {"train": "train", "test": "test"})
+    assert set(lists(data, "test")) == {f"q{n} fürt" for n in range(4)}
+    for path, text in contents.items():
+        path.write_text(text, encoding=encoding)
+    with pytest.raises(DataError, match=message):
+        prepare(source, tmp_path / "out", MTEB, {"train": "train", "test": "test"})
+
+
 def test_rows_that_do_not_match_are_counted(tmp_path, caplog):
     def rows(split: str) -> list[dict]:
         return [{"query": f"{split} {n}", "items": ["x", "y", f"z{n}"], "grades": [1, 0, 0]} for n in range(4)]
@@ -189,6 +206,8 @@ def test_two_commits_and_two_names_of_a_set_are_two_stages(tmp_path, monkeypatch
     one, other = (locate(HubData(path=str(path), columns=MARCO, splits=THREE)) for path in (source, copied))
     assert one.files == other.files
     assert one.options != other.options  # the name stands in reports
+    with pytest.raises(DataError, match=r"data\.revision=v1: allowed is null with a local folder"):
+        locate(HubData(path=str(source), revision="v1", columns=MARCO, splits=THREE))
     monkeypatch.setattr(hub, "commit_of", lambda source, revision: revision)
     asked = [locate(HubData(path="some/set", revision=each, columns=MARCO, splits=THREE)) for each in ("x", "y")]
     assert asked[0].options != asked[1].options
