@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from distill.data.mismatch import alike, copies, text_key
 from distill.errors import DataError
 from distill.records import SPLITS
+from distill.rules import broken_rules
+from distill.schema import BeirData
 from tests.conftest import write_beir
 from tests.unit.test_beir import lists, prepare, qrels
 
@@ -242,12 +244,24 @@ def test_a_test_split_that_stands_in_train_is_refused(folder, tmp_path):
     prepare(folder, tmp_path / "allowed", max_left_out=1.0)
 
 
-def test_what_matches_is_told_nothing(folder, tmp_path, caplog):
-    write_beir(tmp_path / "large", items=40, seed=3)
-    prepare(tmp_path / "large", tmp_path / "out")
-    assert not [
-        record.message for record in caplog.records if record.levelname == "WARNING" and "copies" in record.message
-    ]
+def test_what_matches_is_told_nothing(tmp_path, caplog):
+    write_beir(tmp_path / "set", items=12, judged=8, seed=3)
+    rows = [json.loads(line) for line in (tmp_path / "set/corpus.jsonl").read_text(encoding="utf-8").splitlines()]
+    named = [json.dumps(row | {"title": f"item {number}"}) for number, row in enumerate(rows)]
+    (tmp_path / "set/corpus.jsonl").write_text("\n".join(named))
+    for split in SPLITS:
+        graded = {query: {item: place % 2 for place, item in enumerate(grades)}
+                  for query, grades in qrels(tmp_path / "set", split).items()}  # fmt: skip
+        text = "".join(f"{q}\t{i}\t{g}\n" for q, grades in graded.items() for i, g in grades.items())
+        (tmp_path / "set/qrels" / f"{split}.tsv").write_text(HEADER + text)
+    prepare(tmp_path / "set", tmp_path / "out")
+    assert not [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("share", "fine"), [(0.0, True), (0.5, True), (1.0, True), (-0.1, False), (1.1, False)])
+def test_the_share_that_may_be_unfit_is_from_0_to_1(share, fine):
+    told = [line for line in broken_rules(BeirData(path=".", max_left_out=share), "data.") if "max_left_out" in line]
+    assert told == ([] if fine else [f"data.max_left_out={share}: allowed is a number from 0 to 1"])
 
 
 @settings(max_examples=100, deadline=None)
