@@ -106,7 +106,7 @@ def line_of(path: Path, identity: str) -> str:
 
 
 def alike(unknown: str, known: Iterable[str], file: str) -> str:
-    """Return a hint at a known id that is written otherwise (quotes, spaces, case, zeros before, a ".0"), or nothing."""
+    """Return a hint at a known id that is written otherwise (quotes, spaces, case, zeros before, a ".0"); or none."""
     wanted = _reduced(unknown)
     found = next((each for each in known if _reduced(each) == wanted), None)
     return "" if found is None else f"; {file} has {found!r}, which is written otherwise"
