@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from distill.errors import ConfigError
-from distill.records import ITEM_SCHEMA, SPLITS, ArrowWriter, RankingData, RankingLayout, TextTable
+from distill.records import ITEM_SCHEMA, SPLITS, TEXT, ArrowWriter, RankingData, RankingLayout, TextTable
 from distill.schema import Input
 from distill.stages import Built
 from export.progress import Progress
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 4096  # items taken at a time
 WHOLE = "whole"  # the column with what a text was before it was shortened
-SCHEMA = ITEM_SCHEMA.append(pa.field(WHOLE, pa.string()))
+SCHEMA = ITEM_SCHEMA.append(pa.field(WHOLE, TEXT))
 KEPT = {  # in words
     "first": "the first {words} words of {items}",
     "idf": "the {words} words of {items} with the highest idf",

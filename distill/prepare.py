@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.data.files import expanded
+from distill.data.mismatch import Mismatch
+from distill.errors import DataError
 from distill.schema import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from distill.stages import hash_files
 
@@ -81,23 +84,28 @@ def _events(data: SlateData) -> Source:
     if isinstance(data, MovieLensData):
         folder, names = movielens.locate(data.path)
         files = hash_files([folder / name for name in names])
-        return Source(_options(data), files, ("numpy",), lambda out: movielens.prepare(folder, names, out, slate))
+        return Source(
+            _options(data),
+            files,
+            ("numpy",),
+            lambda out: movielens.prepare(folder, names, out, slate, data.max_left_out),
+        )
     assert isinstance(data, EventsData)
-    folder = Path(data.path).expanduser()
+    folder = expanded(data.path, "data.path")
     files = hash_files([folder / name for name in events.FILES])
-    name = data.name or folder.name
-    return Source(
-        _options(data) | {"name": name, "header": events.HEADER},
-        files,
-        ("numpy",),
-        lambda out: events.prepare(events.read(folder), out, slate, name=name, notes={"source": name}),
-    )
+    name, most = data.name or folder.resolve().name, data.max_left_out
+
+    def write(out: Path) -> None:
+        log = events.read(folder, Mismatch(name, most))
+        events.prepare(log, out, slate, name=name, notes={"source": name}, max_left_out=most)
+
+    return Source(_options(data) | {"name": name}, files, ("numpy",), write)
 
 
 def _beir(data: BeirData) -> Source:
     from distill.data import beir
 
-    folder = Path(data.path).expanduser()
+    folder = expanded(data.path, "data.path")
     files = hash_files([folder / "corpus.jsonl", folder / "queries.jsonl"])
     files |= {f"qrels/{name}": value for name, value in hash_files(list((folder / "qrels").glob("*.tsv"))).items()}
     name = data.name or folder.resolve().name
@@ -111,19 +119,24 @@ def _beir(data: BeirData) -> Source:
             candidates=data.candidates,
             dev_fraction=data.dev_fraction,
             seed=data.seed,
+            max_left_out=data.max_left_out,
         )
 
-    options = _options(data) | {"name": name, "filled": "relevant alone"}  # the splits that BM25 fills
+    options = _options(data) | {"name": name, "filled": "relevant alone"}  # the queries that BM25 fills
     return Source(options, files, ("numpy", "bm25s"), write)
 
 
 def _hub(data: HubData) -> Source:
     from distill.data import hub
 
-    local = Path(data.path).expanduser()
+    local = expanded(data.path, "data.path")
     paths = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
     files = {str(path.relative_to(local)): digest for path in paths for digest in hash_files([path]).values()}
-    options = _options(data) | ({} if paths else {"path": data.path})
+    if paths and data.revision is not None:
+        raise DataError(f"data.revision={data.revision}: allowed is null with a local folder, {local}")
+    name = data.name or (local.resolve().name if paths else local.name)
+    revision = None if paths else hub.commit_of(data.path, data.revision)
+    options = _options(data) | {"name": name, "revision": revision} | ({} if paths else {"path": data.path})
 
     def write(out: Path) -> None:
         hub.prepare(
@@ -132,11 +145,13 @@ def _hub(data: HubData) -> Source:
             subset=data.subset,
             columns=data.columns,
             splits=data.splits,
-            name=data.name or local.name,
+            name=name,
             relevant=data.relevant,
             dev_fraction=data.dev_fraction,
             max_queries=data.max_queries,
             seed=data.seed,
+            revision=revision,
+            max_left_out=data.max_left_out,
         )
 
     return Source(options, files, ("numpy", "datasets"), write)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distill.batch_rows import take
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
 from distill.errors import DataError
-
-log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 ROWS_PER_BATCH = 8192  # rows buffered by a writer before they go to disk
 
 UNKNOWN = -1  # grade of a pair that nobody judged
+BATCH_CHARACTERS = 64 << 20  # of texts that a writer buffers: long ones go to disk in smaller batches
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -64,7 +65,12 @@ class TextTable:
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             return list(texts.slice(start, stop - start).to_pylist())
-        return list(texts.take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist())
+        return take(texts, self._ends, np.asarray(rows, dtype=np.int64))
+
+    @cached_property
+    def _ends(self) -> Int64:
+        """Row after each batch, int64 [batches]; all columns are cut alike."""
+        return np.cumsum([batch.num_rows for batch in self.table.to_batches()], dtype=np.int64)
 
     def ids(self) -> list[str]:
         """Return every id, in row order."""
@@ -174,14 +180,18 @@ class ArrowWriter:
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._sink, schema)
         self._columns: list[list[Any]] = [[] for _ in schema]
+        self._texts = [number for number, each in enumerate(schema) if pa.types.is_large_string(each.type)]
+        self._characters = 0
         self.rows = 0
 
     def add(self, *values: Any) -> int:
         """Append a row and return its number."""
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
+        for number in self._texts:
+            self._characters += len(values[number])
         self.rows += 1
-        if len(self._columns[0]) >= ROWS_PER_BATCH:
+        if len(self._columns[0]) >= ROWS_PER_BATCH or self._characters >= BATCH_CHARACTERS:
             self._flush()
         return self.rows - 1
 
@@ -190,6 +200,7 @@ class ArrowWriter:
             arrays = [pa.array(c, type=f.type) for c, f in zip(self._columns, self._schema, strict=True)]
             self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
             self._columns = [[] for _ in self._schema]
+            self._characters = 0
 
     def close(self) -> None:
         """Write what is buffered and close the file; once closed, nothing more happens."""
@@ -200,9 +211,10 @@ class ArrowWriter:
         self._sink.close()
 
 
-TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+TEXT = pa.large_string()  # taking rows joins a column's texts, and the offsets of pa.string() end at 2 GiB
+TEXT_SCHEMA = pa.schema([("id", TEXT), ("text", TEXT)])
 # title: characters of the text that its first field has
-ITEM_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("popularity", pa.int64()), ("title", pa.int32())])
+ITEM_SCHEMA = pa.schema([("id", TEXT), ("text", TEXT), ("popularity", pa.int64()), ("title", pa.int32())])
 PAIR_SCHEMA = pa.schema([("query", pa.int32()), ("item", pa.int32()), ("grade", pa.int32())])
 
 
@@ -216,9 +228,11 @@ class RankingWriter:
         relevant: least grade that counts as relevant in MRR and MAP.
         popularity: whether item counts are known (events), so that popularity can be a baseline.
         notes: further facts for the summary (licence, source, ...).
+        max_left_out: share of a split's queries that may be left out, `data.max_left_out`.
 
     Raises:
-        DataError: on leaving, if a split has no query with a relevant and a less relevant candidate.
+        DataError: on leaving, if a split has no query with a relevant and a less relevant candidate, or too few of
+            its queries have.
     """
 
     folder: Path
@@ -226,6 +240,7 @@ class RankingWriter:
     relevant: int = 1
     popularity: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
+    max_left_out: float = MOST_LEFT_OUT
 
     def __enter__(self) -> RankingWriter:
         layout = RankingLayout(self.folder)
@@ -276,16 +291,11 @@ class RankingWriter:
         if kind is not None:
             return
         for split, count in self._counts.items():
+            what = f"nothing of grade >= {self.relevant} beside another grade"
             if not count["queries"]:
-                raise DataError(
-                    f"{self.name}: the {split} split has nothing to rank: no query there has a candidate of grade "
-                    f">= {self.relevant} beside one of another grade"
-                )
-            if count["left_out"]:
-                log.warning(
-                    "%s: %s of %s queries of the %s split are left out: nothing of grade >= %s beside another grade",
-                    self.name, count["left_out"], count["queries"] + count["left_out"], split, self.relevant,
-                )  # fmt: skip
+                raise DataError(f"{self.name}: the {split} split has nothing to rank: its queries have {what}")
+            told, queries = f"queries of the {split} split are left out", count["queries"] + count["left_out"]
+            Mismatch(self.name, self.max_left_out).tell(count["left_out"], queries, told, what)
         summary = {
             "name": self.name,
             "relevant": self.relevant,

@@ -129,7 +129,7 @@ FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
              ("seed", *within(0, MOST_SEED))],
-    Data: [("seed", *at_least(0))],
+    Data: [("seed", *at_least(0)), ("max_left_out", *FROM_0_TO_1)],
     SlateData: [
         ("history", *between(0, 1)), ("liked_titles", *at_least(1)), ("max_positives", *at_least(1)),
         ("max_disliked", *at_least(0)), ("candidates", *at_least(2)), ("dev_users", *at_least(1)),

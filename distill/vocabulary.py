@@ -201,7 +201,7 @@ def _safety_texts(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"student.vocabulary.safety={path}: allowed is a file of texts in UTF-8 ({error})") from error
     texts = list(dict.fromkeys(line for line in map(str.strip, text.splitlines()) if line))

@@ -97,7 +97,8 @@ def _plan(embedder: Embedder, job: Job) -> dict[str, Any]:
     asked = {name: value for name, value in asdict(job).items() if name not in ("source", "target")}
     return {
         **asked, "text_fields": list(job.text_fields), "model": embedder.key, "variant": embedder.variant,
-        "bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256_of_ends": digest.hexdigest(),
+        "bytes": status.st_size, "modified_ns": status.st_mtime_ns, "changed_ns": status.st_ctime_ns,
+        "sha256_of_ends": digest.hexdigest(),
     }  # fmt: skip
 
 

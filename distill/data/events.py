@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from distill.data.files import lines, number, read_objects, text_of
+from distill.data.event_table import (
+    LIKED,
+    LOVED,
+    Columns,
+    Float64,
+    columns_of,
+    event_line,
+    rating_of,
+    read_rows,
+    sound_columns,
+)
+from distill.data.files import number, read_objects, text_of
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, alike, text_key
 from distill.errors import DataError
 from distill.records import Int32, Int64, RankingWriter
 
-Float64 = npt.NDArray[np.float64]
-
-HEADER = ("user", "user_id")  # first column of a first line that is no event
 FILES = ("events.tsv", "items.jsonl", "users.jsonl")
-LIKED = 4.0  # a rating from here on is a positive: grade 1, and from LOVED on grade 2
-LOVED = 5.0
 POPULARITY_POWER = 0.75  # negatives are drawn by popularity^0.75 (Mikolov et al. 2013, section 2.2)
 
 
@@ -81,11 +87,19 @@ class Past:
     later: Int64
 
 
-def prepare(events: Events, out: Path, slate: Slate, *, name: str, notes: Mapping[str, object]) -> None:
+def prepare(
+    events: Events,
+    out: Path,
+    slate: Slate,
+    *,
+    name: str,
+    notes: Mapping[str, object],
+    max_left_out: float = MOST_LEFT_OUT,
+) -> None:
     """Write candidate lists of every user who liked something later.
 
     Raises:
-        DataError: if there are fewer such users than dev and test ask for.
+        DataError: if there are fewer such users than dev and test ask for, or most lists of a split rank nothing.
     """
     pasts = [p for p in _pasts(events, slate.history) if (events.rating[p.later] >= LIKED).any() and len(p.history)]
     wanted = slate.dev_users + slate.test_users
@@ -101,7 +115,7 @@ def prepare(events: Events, out: Path, slate: Slate, *, name: str, notes: Mappin
     split_of = np.full(len(pasts), "train", dtype=object)
     split_of[order[: slate.dev_users]] = "dev"
     split_of[order[slate.dev_users : wanted]] = "test"
-    with RankingWriter(out, name=name, popularity=True, notes=notes) as writer:
+    with RankingWriter(out, name=name, popularity=True, notes=notes, max_left_out=max_left_out) as writer:
         for row, item_id in enumerate(events.item_ids):
             title = _title_length(events.titles[row], events.texts[row])
             writer.add_item(item_id, events.texts[row], int(popularity[row]), title)
@@ -159,11 +173,15 @@ def _query_text(events: Events, past: Past, liked_titles: int) -> str:
     return ". ".join(part for part in (profile, f"liked: {titles}" if titles else "") if part) or "new user"
 
 
-def read(folder: Path) -> Events:
+def read(folder: Path, mismatch: Mismatch) -> Events:
     """Read events.tsv (user, item, rating, timestamp), items.jsonl and, if there, users.jsonl from a folder.
 
     A line of items.jsonl is `{"_id": ..., "title": ..., "text": ...}` (either text may be missing), of users.jsonl
     `{"_id": ..., "text": ...}`.
+
+    Args:
+        folder: with the files.
+        mismatch: tells of what does not match.
 
     Raises:
         DataError: naming the file and line.
@@ -175,51 +193,36 @@ def read(folder: Path) -> Events:
     users = _read_texts(users_file) if users_file.is_file() else {}
     item_row = {item: row for row, item in enumerate(items)}
     user_row: dict[str, int] = {}
+    keys = np.array([text_key(text) for text in texts], dtype=np.int64)
+    mismatch.tell_copies(folder / "items.jsonl", keys, list(items))
 
     def row_of(line: str, columns: Sequence[str]) -> tuple[int, int, float, float]:
-        user, item = columns[0], columns[1]
+        user, item = columns[0].strip(), columns[1].strip()
         if item not in item_row:
-            raise DataError(f"{line}: item {item!r} is not in items.jsonl")
-        rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
+            raise DataError(f"{line}: item {item!r} is not in items.jsonl{alike(item, item_row, 'items.jsonl')}")
+        if not user:
+            raise DataError(f"{line}: the user is empty")
+        rating, time = rating_of(columns[2], line), number(columns[3], line, "timestamp")
         return user_row.setdefault(user, len(user_row)), item_row[item], rating, time
 
-    rows = list(read_rows(folder / "events.tsv", "\t", 4, row_of, header=HEADER))
+    columns = columns_of(list(read_rows(folder / "events.tsv", row_of)))
+    if users:
+        _tell_without_profile(folder, users, list(user_row), columns, mismatch)
     profiles = [(users.get(user) or ("", ""))[1] for user in user_row]
-    return Events(*columns_of(rows), list(user_row), profiles, list(items), titles, texts)
+    sound = sound_columns(folder / "events.tsv", columns, mismatch)
+    return Events(*sound, list(user_row), profiles, list(items), titles, texts)
 
 
-def columns_of(rows: Sequence[tuple[int, int, float, float]]) -> tuple[Int32, Int32, Float64, Float64]:
-    """Turn rows (user, item, rating, time) into columns."""
-    users, items, ratings, times = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return (
-        np.array(users, dtype=np.int32),
-        np.array(items, dtype=np.int32),
-        np.array(ratings, dtype=np.float64),
-        np.array(times, dtype=np.float64),
-    )
-
-
-def read_rows(
-    path: Path,
-    separator: str,
-    columns: int,
-    parse: Callable[[str, Sequence[str]], tuple[int, int, float, float]],
-    *,
-    header: Collection[str] = (),
-    encoding: str = "utf-8",
-) -> Iterator[tuple[int, int, float, float]]:
-    """Yield `parse("file:line", columns)` of each line, leaving out a first line whose first column is in `header`.
-
-    Raises:
-        DataError: naming the file and line that has too few columns or is not text.
-    """
-    for number_, line in lines(path, encoding):
-        if number_ == 1 and line.split(separator)[0] in header:
-            continue
-        parts = line.split(separator)
-        if len(parts) < columns:
-            raise DataError(f"{path}:{number_}: {len(parts)} columns; {columns} separated by {separator!r} are needed")
-        yield parse(f"{path}:{number_}", parts)
+def _tell_without_profile(
+    folder: Path, users: Collection[str], found: Sequence[str], columns: Columns, mismatch: Mismatch
+) -> None:
+    without = [row for row, user in enumerate(found) if user not in users]
+    if without:
+        first = found[without[0]]
+        where = event_line(folder / "events.tsv", int(np.flatnonzero(columns[0] == without[0])[0]))
+        example = f"{where}: {first!r}{alike(first, users, 'users.jsonl')}"
+        what = f"users of events.tsv are not in users.jsonl ({example})"
+        mismatch.tell(len(without), len(found), what, "their queries have no profile")
 
 
 def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
@@ -229,7 +232,8 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
         title, text = text_of(row, "title", where), text_of(row, "text", where)
         if not title and not text:
             raise DataError(f"{where}: {row['_id']!r} has neither title nor text")
-        if row["_id"] in texts:
-            raise DataError(f"{where}: {row['_id']!r} stands there twice")
-        texts[row["_id"]] = (title, text)
+        identity = row["_id"].strip()
+        if identity in texts:
+            raise DataError(f"{where}: {identity!r} stands there twice")
+        texts[identity] = (title, text)
     return texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -12,14 +11,21 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from distill.data import events
-from distill.data.events import Events, columns_of, read_rows
-from distill.data.files import lines, number
+from distill.data.event_table import columns_of, rating_of, read_rows, sound_columns
+from distill.data.events import Events
+from distill.data.files import cache_folder, column_name, expanded, lines, number
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, text_key
 from distill.errors import DataError
 from export.runtime.untrusted import hash_file
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 NAME = "MovieLens-100K"
 NOTES = {
@@ -57,12 +63,6 @@ GENRES = [
 ]
 
 
-def cache_folder() -> Path:
-    """Return where downloads are kept: $RANKDISTILL_CACHE, or rankdistill in the user's cache."""
-    base = os.environ.get("RANKDISTILL_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rankdistill"
-
-
 def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
     """Return the folder with the ratings, and the names of its files; without `path` the cached, downloaded copy.
 
@@ -75,24 +75,32 @@ def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
             _download(folder)
         _check(folder)
         return folder, tuple(WHEEL_FILES)
+    given = expanded(path, "data.path")
     for names in (OFFICIAL_FILES, tuple(WHEEL_FILES)):
-        if all((Path(path) / name).is_file() for name in names):
-            return Path(path), names
+        if all((given / name).is_file() for name in names):
+            return given, names
     raise DataError(
         f"{path} holds neither {', '.join(OFFICIAL_FILES)} (the official ml-100k) nor {', '.join(WHEEL_FILES)}; "
         "leave data.path out to download them"
     )
 
 
-def read(folder: Path, names: Sequence[str]) -> Events:
+def read(folder: Path, names: Sequence[str], mismatch: Mismatch) -> Events:
     """Read a folder that `locate` found.
+
+    Args:
+        folder: of the files.
+        names: of ratings, items and users.
+        mismatch: tells of what does not match.
 
     Raises:
         DataError: naming the file and line that is broken.
     """
     official = tuple(names) == OFFICIAL_FILES
-    items = dict(_official_items(folder / "u.item") if official else _wheel_items(folder / "ml-100k.item"))
-    users = dict(_users(folder / names[2], "|" if official else "\t"))
+    items = _once(
+        folder / names[1], _official_items(folder / "u.item") if official else _wheel_items(folder / "ml-100k.item")
+    )
+    users = _once(folder / names[2], _users(folder / names[2], "|" if official else "\t"))
     item_row = {item: row for row, item in enumerate(items)}
     user_row = {user: row for row, user in enumerate(users)}
     known = ((0, "user", user_row), (1, "item", item_row))
@@ -101,31 +109,49 @@ def read(folder: Path, names: Sequence[str]) -> Events:
         for position, what, rows in known:
             if columns[position] not in rows:
                 raise DataError(f"{line}: unknown {what} {columns[position]!r}")
-        rating, time = number(columns[2], line, "rating"), number(columns[3], line, "timestamp")
+        rating, time = rating_of(columns[2], line), number(columns[3], line, "timestamp")
         return user_row[columns[0]], item_row[columns[1]], rating, time
 
-    rows = list(read_rows(folder / names[0], "\t", 4, row_of, header=("user_id:token",)))
+    columns = columns_of(list(read_rows(folder / names[0], row_of)))
     titles = [title for title, _ in items.values()]
     texts = [f"{title} {genres}".strip() for title, genres in items.values()]
-    return Events(*columns_of(rows), list(user_row), list(users.values()), list(items), titles, texts)
+    keys = np.array([text_key(text) for text in texts], dtype=np.int64)
+    mismatch.tell_copies(folder / names[1], keys, list(items), logging.INFO)  # it has 18, as it was published
+    sound = sound_columns(folder / names[0], columns, mismatch)
+    return Events(*sound, list(user_row), list(users.values()), list(items), titles, texts)
 
 
-def prepare(folder: Path, names: Sequence[str], out: Path, slate: events.Slate) -> None:
+def prepare(
+    folder: Path, names: Sequence[str], out: Path, slate: events.Slate, max_left_out: float = MOST_LEFT_OUT
+) -> None:
     """Write MovieLens' candidate lists.
 
     Raises:
         DataError: as `read` and `events.prepare` do.
     """
-    events.prepare(read(folder, names), out, slate, name=NAME, notes=NOTES)
+    log_ = read(folder, names, Mismatch(NAME, max_left_out))
+    events.prepare(log_, out, slate, name=NAME, notes=NOTES, max_left_out=max_left_out)
+
+
+def _once(path: Path, rows: Iterator[tuple[str, Row]]) -> dict[str, Row]:
+    """Return rows by id; an id that stands there twice would hide the first."""
+    found: dict[str, Row] = {}
+    for identity, row in rows:
+        if identity in found:
+            raise DataError(f"{path}: {identity!r} stands there twice; leave one of its lines")
+        found[identity] = row
+    return found
 
 
 def _wheel_items(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    for row, line in lines(path):
-        if row == 1:
-            continue
+    for place, (row, line) in enumerate(lines(path)):
         columns = line.split("\t")
         if len(columns) != 4:
             raise DataError(f"{path}:{row}: {len(columns)} columns instead of 4")
+        if place == 0:
+            if column_name(columns[0]) != "item-id":
+                raise DataError(f"{path}:{row}: the first line is no header: item_id, movie_title, release_year, class")
+            continue
         item, title, year, genres = columns
         yield item, (_titled(title, year), genres)
 
@@ -146,9 +172,9 @@ def _titled(title: str, year: str | None) -> str:
 
 
 def _users(path: Path, separator: str) -> Iterator[tuple[str, str]]:
-    for row, line in lines(path):
+    for place, (row, line) in enumerate(lines(path)):
         columns = line.split(separator)
-        if row == 1 and columns[0].startswith("user_id"):
+        if place == 0 and column_name(columns[0]) == "user-id":
             continue
         if len(columns) < 4:
             raise DataError(f"{path}:{row}: {len(columns)} columns; id, age, gender and occupation are needed")

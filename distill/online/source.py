@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def identity(source: str | Path) -> tuple[object, ...] | None:
     if not path.exists():
         return None
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if not each.name.startswith("."))
-    return tuple((each.name, stat.st_size, stat.st_mtime_ns) for each in files for stat in [each.stat()])
+    found = ((each.name, each.stat()) for each in files)  # a copy may keep size and mtime, but not ctime
+    return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
 
 
 def _tables(path: Path) -> list[Path]:
@@ -109,16 +111,22 @@ def _rows_of(file: parquet.ParquetFile, name: str, start: int) -> Iterator[tuple
 def _set_rows(source: str, path: Path, after: Cursor | None, split: str) -> Iterator[tuple[Cursor, Row]]:
     if path.is_file():
         raise DataError(f"{source}: a file of events ends in {ENDING} or {PARQUET}")
-    table = _load(source, path, split)
-    if after is not None and after.segment != split:
-        raise DataError(f"{source}: the cursor is of {after.segment}, not of its split {split!r}")
-    start = after.offset if after is not None else 0
-    _check_rows(f"{source}[{split}]", start, len(table))
-    for row in range(start, len(table)):
-        yield Cursor(split, row + 1), table[row]
+    # of a local folder `datasets` would take what it read before where a file's time is the same: it reads anew
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as fresh:
+        table = _load(source, path, split, fresh if path.exists() else None)
+        if after is not None and after.segment != split:
+            raise DataError(f"{source}: the cursor is of {after.segment}, not of its split {split!r}")
+        start = after.offset if after is not None else 0
+        _check_rows(f"{source}[{split}]", start, len(table))
+        for row in range(start, len(table)):
+            try:
+                values = table[row]
+            except UnicodeDecodeError as error:  # `datasets` reads JSON of any bytes, and decodes when it is asked
+                raise DataError(f"{source}[{split}] row {row}: not utf-8 text ({error.reason})") from error
+            yield Cursor(split, row + 1), values
 
 
-def _load(source: str, path: Path, split: str) -> Any:
+def _load(source: str, path: Path, split: str, cache: str | None) -> Any:
     import datasets
 
     if not path.exists() and (path.is_absolute() or source.count("/") != 1 or source.startswith((".", "~"))):
@@ -128,7 +136,7 @@ def _load(source: str, path: Path, split: str) -> Any:
             saved = datasets.load_from_disk(source)
             return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         load: Callable[..., Any] = datasets.load_dataset
-        return load(source, split=split)
+        return load(source, split=split, cache_dir=cache)
     except Exception as error:  # datasets raises its own, OS, value and network errors
         cause = error.__cause__ or error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]

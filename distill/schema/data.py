@@ -14,6 +14,7 @@ class Data:
     kind: str = MISSING
     licence: str | None = None  # a note for those who receive the bundle; shapes nothing
     seed: int = 0  # of the split and the candidates, apart from the training's seed
+    max_left_out: float = 0.5  # share of a file's lines or a split's queries that may be unfit
 
 
 @dataclass
@@ -54,7 +55,7 @@ class BeirData(Data):
     path: str = MISSING
     name: str | None = None
     relevant: int = 1
-    candidates: int = 50
+    candidates: int | None = 50  # of a query with relevant items only; null fills up none
     dev_fraction: float = 0.1
 
 
@@ -65,6 +66,7 @@ class HubData(Data):
     kind: str = "hub"
     path: str = MISSING
     subset: str | None = None
+    revision: str | None = None  # commit, tag or branch; null is what the hub has now
     columns: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     name: str | None = None

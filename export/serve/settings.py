@@ -47,7 +47,7 @@ class Tokens:
         found = os.environ.get(self.env, "").replace(",", " ").split()
         if self.file is not None:
             try:
-                lines = Path(self.file).read_text(encoding="utf-8").splitlines()
+                lines = Path(self.file).read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{self.file}: {getattr(error, 'strerror', None) or 'no UTF-8'}") from error
             found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]

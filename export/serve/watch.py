@@ -70,7 +70,10 @@ class FolderSource:
         """See `Source.close`: nothing was fetched."""
 
     def _identity(self) -> tuple[object, ...] | None:
-        """Return what is otherwise when any file is another, or was written anew; None without a manifest."""
+        """Return what is otherwise when any file is another, or was written anew; None without a manifest.
+
+        A copy over a file may keep its inode, size and mtime (`cp -p`), but not its ctime.
+        """
         try:
             folder = self.path.resolve(strict=True)
             found = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
@@ -78,7 +81,7 @@ class FolderSource:
             return None
         if not (folder / MANIFEST).exists():
             return None
-        return (str(folder), *((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found))
+        return (str(folder), *((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found))
 
 
 class EndpointSource:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from distill.data import movielens
-from distill.data.events import LIKED, LOVED, POPULARITY_POWER, Events
+from distill.data.event_table import LIKED, LOVED
+from distill.data.events import POPULARITY_POWER, Events
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
 from distill.online.lists import Shown
 
 OLD_USERS = 5  # one user in so many is of the old test set, and takes no part in anything else
@@ -64,7 +66,7 @@ class Stream:
 
 def read_movielens() -> Events:
     """Return MovieLens-100K in the order of time over all users."""
-    return _in_time(movielens.read(*movielens.locate(None)))
+    return _in_time(movielens.read(*movielens.locate(None), Mismatch(movielens.NAME, MOST_LEFT_OUT)))
 
 
 def read_games(folder: Path) -> Events:

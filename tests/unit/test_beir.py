@@ -111,7 +111,7 @@ def test_positives_alone_are_filled_by_bm25(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("relevant", "filled"), [(1, True), (2, False)])
-def test_a_split_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path, relevant, filled):
+def test_a_query_is_filled_where_all_that_is_judged_is_relevant(folder, tmp_path, relevant, filled):
     (folder / "qrels/test.tsv").write_text("q3\ti1\t1\nq3\ti2\t2\n")
     found = lists(prepare(folder, tmp_path / "out", relevant=relevant), "test")
     assert {item: grade for item, grade in found["q3"].items() if grade} == {"i1": 1, "i2": 2}
@@ -125,7 +125,7 @@ def test_queries_that_are_left_out_are_told(folder, tmp_path, caplog):
     append("queries.jsonl", '{"_id": "q30", "text": "lamp"}\n')(folder)
     prepare(folder, tmp_path / "out")
     (told,) = (line for line in caplog.messages if "of the test split" in line)
-    assert told.startswith("set: 1 of 7 queries of the test split are left out: nothing of grade >= 1 beside")
+    assert told.startswith("set: 1 of 7 queries of the test split are left out; nothing of grade >= 1 beside")
 
 
 def test_queries_of_train_that_stand_in_another_split_too_are_told(folder, tmp_path, caplog):
@@ -136,9 +136,10 @@ def test_queries_of_train_that_stand_in_another_split_too_are_told(folder, tmp_p
     prepare(folder, tmp_path / "out")
     (told,) = (line for line in caplog.messages if "of the test split" in line)
     assert told.startswith("set: 3 of 6 queries of the test split have the text of one of train")
+    assert "queries.jsonl:4: 'q3' as 'q0'" in told
 
 
-def test_splits_with_positives_alone_share_one_index_and_graded_ones_are_left_as_judged(folder, tmp_path, monkeypatch):
+def test_queries_with_positives_alone_share_one_index_and_graded_ones_are_left_as_judged(folder, tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr(beir, "BM25", lambda batches: built.append(1) or BM25(batches))
     graded = lists(prepare(folder, tmp_path / "graded"), "test")
@@ -214,7 +215,7 @@ def test_texts_and_grades_come_back_as_they_were_written(texts, graded, seed):
         for split, lists_ in splits.items():
             lines = [f"{split}{q}\ti{i}\t{g}\n" for q, grades in enumerate(lists_) for i, g in enumerate(grades)]
             (folder / "qrels" / f"{split}.tsv").write_text("".join(lines))
-        data = prepare(folder, Path(temporary) / "out", seed=seed)
+        data = prepare(folder, Path(temporary) / "out", seed=seed, max_left_out=1.0)
         assert data.items.texts() == [text.strip() for text in texts]
         expected = {
             f"train{q}": {f"i{i}": max(g, 0) for i, g in enumerate(grades)} for q, grades in enumerate(splits["train"])

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from export.embed_file import Job, embed_file
+from export.embed_file import Job, _plan, embed_file
 from export.embed_progress import EmbedProgress
 from export.errors import UserError
 from export.runtime.embedder import Embedder
@@ -149,6 +149,18 @@ def test_parts_of_another_input_or_another_wish_are_not_used(embedder, tmp_path,
             assert np.load(asked.target).dtype == np.uint8
 
 
+def test_an_input_that_changed_between_its_ends_alone_is_another(embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.embed_file.SAMPLE", 4)
+    path, asked = tmp_path / "t.txt", job(tmp_path / "t.txt", tmp_path / "v.npy")
+    path.write_text("begin red end.\n")
+    before, status = _plan(embedder, asked), path.stat()
+    assert _plan(embedder, asked) == before
+    with path.open("r+") as file:
+        file.write("begin big end.\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert _plan(embedder, asked) != before
+
+
 def test_a_file_of_plain_lines_has_a_text_a_line(embedder, tmp_path):
     lines = ["red car", "", " 红色 🚀", 'a "quoted", text\t', "no end"]
     (tmp_path / "t.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
@@ -221,7 +233,7 @@ def test_without_pyarrow_the_pip_command_is_named(embedder, tmp_path, monkeypatc
 CHILD = """
 import sys
 from pathlib import Path
-from export.embed_file import Job, embed_file
+from export.embed_file import Job, _plan, embed_file
 from export.runtime.embedder import Embedder, TextEncoder
 from export.runtime.tokens import PairEncoder
 

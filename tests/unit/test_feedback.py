@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from datetime import datetime, timezone
 
@@ -20,6 +21,7 @@ from distill.online import feedback as feedback_module
 from distill.online.catalogue import Catalogue
 from distill.online.feedback import BROKEN, read_feedback
 from distill.online.seen import SeenEvents
+from distill.online.source import identity, read_rows
 from distill.records import UNKNOWN
 from distill.rules import broken_rules
 from distill.schema.update import Events
@@ -381,6 +383,20 @@ def saved_forms(tmp_path):
     EventLog(log, segment_bytes=500).append(EVENTS[:11])
     EventLog(log, segment_bytes=500).append(EVENTS[11:])
     return [one, folder, hub, disk, log]
+
+
+def test_a_source_that_changes_while_its_time_and_size_stay_is_another(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    told = []
+    for tag in ("old", "new"):
+        with (folder / "train.json").open("r+" if told else "w") as file:
+            file.writelines(json.dumps(event(f"{tag}{number}")) + "\n" for number in range(3))
+        os.utime(folder / "train.json", (1_600_000_000, 1_600_000_000))
+        told.append((identity(folder), [row["id"] for _, row in read_rows(folder, None, "train")]))
+    assert [ids for _, ids in told] == [["old0", "old1", "old2"], ["new0", "new1", "new2"]]
+    assert told[0][0] != told[1][0]
+    assert identity(folder) == told[1][0]
 
 
 def test_every_source_gives_the_same_lists_at_once_and_in_parts(tmp_path, monkeypatch):

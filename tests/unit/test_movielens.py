@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from distill.data import events, movielens
+from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
 from distill.errors import DataError
 from distill.records import SPLITS, RankingData
 
+MISMATCH = Mismatch("log", MOST_LEFT_OUT)
 SLATE = events.Slate(
     history=0.5, liked_titles=2, max_positives=3, max_disliked=2, candidates=8, dev_users=2, test_users=2, seed=0
 )
@@ -154,7 +156,7 @@ def test_both_forms_of_movielens_read_alike(tmp_path):
     for name, write in (("wheel", write_wheel_form), ("official", write_official_form)):
         (tmp_path / name).mkdir()
         write(tmp_path / name)
-        read.append(movielens.read(*movielens.locate(str(tmp_path / name))))
+        read.append(movielens.read(*movielens.locate(str(tmp_path / name)), MISMATCH))
     one, other = read
     assert one.texts == other.texts == ["Toy Story (1995) Animation Comedy", "Heat (1995) Crime", "unknown unknown"]
     assert one.profiles == other.profiles == ["24 year old male technician", "53 year old female other"]
@@ -178,7 +180,7 @@ def test_broken_movielens_names_file_and_line(tmp_path, file, text, message):
     write_official_form(tmp_path)
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError, match=message):
-        movielens.read(*movielens.locate(str(tmp_path)))
+        movielens.read(*movielens.locate(str(tmp_path)), MISMATCH)
 
 
 def test_a_folder_without_ratings_says_what_was_looked_for(tmp_path):
@@ -200,10 +202,11 @@ def test_events_folder_reads_users_items_and_repeats(tmp_path):
     )
     (tmp_path / "users.jsonl").write_text('{"_id": "u", "text": "likes light"}\n')
     (tmp_path / "events.tsv").write_text("user\titem\trating\ttimestamp\nu\ta\t5\t1\nv\tb\t4\t2\n")
-    log = events.read(tmp_path)
+    log = events.read(tmp_path, MISMATCH)
     assert (log.texts, log.titles, log.profiles) == (["Lamp bright", "Car"], ["Lamp", "Car"], ["likes light", ""])
+    (tmp_path / "users.jsonl").unlink()
     (tmp_path / "events.tsv").write_text("user1\ta\t5\t1\nuser2\tb\t4\t2\n")
-    assert events.read(tmp_path).user_ids == ["user1", "user2"]
+    assert events.read(tmp_path, MISMATCH).user_ids == ["user1", "user2"]
     (tmp_path / "events.tsv").write_text("u\tz\t5\t1\n")
     with pytest.raises(DataError, match=r"events\.tsv:1: item 'z' is not in items\.jsonl"):
-        events.read(tmp_path)
+        events.read(tmp_path, MISMATCH)

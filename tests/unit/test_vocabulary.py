@@ -100,6 +100,14 @@ def test_safety_texts_keep_their_tokens(encoder, tmp_path):
     assert np.setdiff1d(plain, more).size == 0
 
 
+def test_a_mark_of_byte_order_is_no_safety_text(encoder, tmp_path):
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("red\n", encoding="utf-8")
+    marked.write_text("red\n", encoding="utf-8-sig")
+    expected, found = (always_kept(Vocabulary(min_count=1, safety=str(file)), encoder) for file in (plain, marked))
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_a_long_safety_text_counts_to_its_end(encoder, tmp_path):
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     tokenizer.enable_truncation(4)  # as the files of many models say

@@ -1,6 +1,7 @@
 """New bundles are seen once, and nothing but plain files comes out of an archive."""
 
 import io
+import os
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -38,6 +39,18 @@ def test_a_folder_is_seen_once_and_again_when_it_is_another(tmp_path):
     assert [source.look() for _ in range(3)] == [None] * 3
     write(two, '{"key": "another"}')
     assert [source.look() for _ in range(3)] == [None, two, None]
+
+
+def test_a_file_that_is_copied_over_with_its_old_time_and_size_is_another(tmp_path):
+    source = FolderSource(write(tmp_path / "one"), known=True)
+    file = tmp_path / "one/manifest.json"
+    before = file.stat()
+    with file.open("r+") as open_file:
+        open_file.write("[]")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert [source.look() for _ in range(3)] == [None, tmp_path / "one", None]
 
 
 def test_a_folder_that_is_being_copied_is_waited_for(tmp_path):
