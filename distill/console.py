@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -15,4 +16,5 @@ class ConsoleHandler(logging.Handler):
         """Write one record; what comes with a traceback is told by the command and kept in the log file."""
         ours = record.name.startswith(("distill", "export", "hydra"))
         if record.exc_info is None and (ours or record.levelno >= logging.ERROR):
-            tqdm.write(record.getMessage(), file=sys.stderr)
+            with suppress(OSError, ValueError):  # a terminal that has gone, a full disk: no reason to end the work
+                tqdm.write(record.getMessage(), file=sys.stderr)

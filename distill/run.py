@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from distill.stages import Built
 from distill.tokens import TokenTable, pair_lengths
 from export import bundle as bundle_
 from export import gating
-from export.files import write_atomic
+from export.files import relative_path, write_atomic
 from export.host import describe_host, versions
 from export.measure import evaluation
 from export.measure import latency as latency_
@@ -236,7 +235,7 @@ class Run:
             "overrides": self._overrides,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 1),
-            "stages": {role: os.path.relpath(built.folder, self.folder) for role, built in self._stages.items()},
+            "stages": {role: relative_path(built.folder, self.folder) for role, built in self._stages.items()},
             "reused": [role for role, built in self._stages.items() if built.reused],
         }
         write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from export.cli_options import Folder, StatesFolder, Threads, VariantName
 from export.embed_cli import embed
 from export.errors import UserError
 from export.judge_cli import bench, compare, gate
-from export.printing import say
+from export.printing import open_streams, printing_at_best, say
 from export.serve.cli import serve
 from export.states_cli import states as states_
 
@@ -56,7 +55,8 @@ def bundle(
         from export.bundle import write_bundle
 
         write_bundle(run, output, sign)
-        say(str(output))
+        with printing_at_best("the bundle is written"):
+            typer.echo(str(output))
 
 
 @app.command()
@@ -187,9 +187,7 @@ def _read_items(path: Path | None) -> tuple[list[int], list[str]]:
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a text shows its code
+    open_streams()
     app()
 
 

@@ -12,7 +12,7 @@ import typer
 
 from export.cli_options import Folder, Threads, VariantName
 from export.errors import UserError
-from export.printing import printing, say
+from export.printing import printing, printing_at_best, say
 
 
 def bench(
@@ -95,15 +95,16 @@ def gate(
             subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
             progress=lambda what, share: bar.update(task, description=what, completed=share),
         )  # fmt: skip
-    for line in verdict.lines:
-        say(f"{line.verdict:12} {verdict_.finding(line)}")
-    say(verdict.verdict)
     title = about["bundle"]
     for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
         if path is not None:
             _write(path, text)
     if markdown is not None:
         _append(markdown, verdict_.as_markdown(verdict, title))
+    with printing_at_best(f"the verdict is {verdict.verdict}"):
+        for line in verdict.lines:
+            typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
+        typer.echo(verdict.verdict)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -131,8 +132,9 @@ def compare(
 
     _check_targets({"--csv": csv_file, "--html": html, "--json": json_file})
     comparison = comparing.compare(runs, reference)
-    comparing.show(comparison, Console())
     comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
+    with printing():
+        comparing.show(comparison, Console())
 
 
 def _check_targets(files: Mapping[str, Path | None]) -> None:

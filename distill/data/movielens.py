@@ -33,6 +33,7 @@ WHEEL_FILES = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
+ELSEWHERE = "set RANKDISTILL_CACHE=FOLDER, or give the ml-100k folder as data.path"
 OFFICIAL_FILES = ("u.data", "u.item", "u.user")
 GENRES = [
     "unknown",
@@ -58,9 +59,17 @@ GENRES = [
 
 
 def cache_folder() -> Path:
-    """Return where downloads are kept: $RANKDISTILL_CACHE, or rankdistill in the user's cache."""
-    base = os.environ.get("RANKDISTILL_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rankdistill"
+    """Return where downloads are kept: $RANKDISTILL_CACHE, or rankdistill in the user's cache.
+
+    Raises:
+        DataError: if there is neither, nor a home folder.
+    """
+    try:
+        if base := os.environ.get("RANKDISTILL_CACHE"):
+            return Path(base).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rankdistill"
+    except RuntimeError as error:
+        raise DataError(f"there is no home folder to keep downloads in; {ELSEWHERE}") from error
 
 
 def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
@@ -72,12 +81,16 @@ def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
     if path is None:
         folder = cache_folder() / "ml-100k"
         if not all((folder / name).is_file() for name in WHEEL_FILES):
-            _download(folder)
+            try:
+                _download(folder)
+            except OSError as error:  # a home that is read-only, a disk that is full
+                raise DataError(f"{error.filename or folder}: {error.strerror or error}; {ELSEWHERE}") from error
         _check(folder)
         return folder, tuple(WHEEL_FILES)
+    folder = Path(path).expanduser()
     for names in (OFFICIAL_FILES, tuple(WHEEL_FILES)):
-        if all((Path(path) / name).is_file() for name in names):
-            return Path(path), names
+        if all((folder / name).is_file() for name in names):
+            return folder, names
     raise DataError(
         f"{path} holds neither {', '.join(OFFICIAL_FILES)} (the official ml-100k) nor {', '.join(WHEEL_FILES)}; "
         "leave data.path out to download them"

@@ -21,6 +21,7 @@ from distill.options import to_dataclasses, unknown_options
 from distill.rules import broken_rules, problem
 from distill.schema import LoraUpdate, Updating
 from export.errors import UserError
+from export.printing import mute
 
 USAGE = """distill-update RUN_OR_BUNDLE events=PATH [published=FOLDER] [update=KIND] [option=value ...]
        distill-update RUN_OR_BUNDLE events=PATH --follow
@@ -151,11 +152,12 @@ def main() -> None:
     for name in ("distill", "export"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # what cannot be told ends no work
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:  # distill-update --versions | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(MISTAKE)
