@@ -7,6 +7,7 @@ from typing import Any
 
 from distill import cascading, embedding_stages, gathering, making, measuring, ranks
 from distill.inputs import Read, is_whole
+from distill.references import STAGES, register
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
 from distill.stages import Built, Store
@@ -27,8 +28,10 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         UserError: if something is wrong that a user can mend.
     """
-    store = Store(Path(config.runs) / "stages")
+    store = Store(Path(config.runs) / STAGES, holding=True)
     run_ = Run(folder, config, overrides)
+    if ranks.is_first():
+        register(store.root, folder)
     source = making.locate_teacher(config)
     embedding_stages.locate(config, source)
     data = run_.keep("data", making.data(store, config))

@@ -81,6 +81,15 @@ def record_end(folder: Path, overrides: Sequence[str], status: str, error: str) 
     write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _stages_of(folder: Path) -> list[str]:
+    """Return the stages that a run before stood on, none if there is none: given again, it goes on from them."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return sorted({*record["stages"].values(), *record.get("earlier", ())})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
 class Run:
     """Collects the stages of a run and writes its folder.
 
@@ -96,6 +105,7 @@ class Run:
         self._stages: dict[str, Built] = {}
         self._started = datetime.now(timezone.utc)
         self._clock = time.perf_counter()
+        self._earlier = _stages_of(folder)
         if ranks.is_first():
             folder.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
@@ -238,4 +248,6 @@ class Run:
             "stages": {role: relative_path(built.folder, self.folder) for role, built in self._stages.items()},
             "reused": [role for role, built in self._stages.items() if built.reused],
         }
+        if status == "running" and self._earlier:  # what the folder has of a run before may still be wanted
+            record["earlier"] = self._earlier
         write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

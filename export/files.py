@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
     Args:
         path: of the file.
-        content: text as UTF-8; bytes of a path in it that are no UTF-8 become \\udc80 to \\udcff, as JSON writes them.
+        content: text as UTF-8; what of a path in it is no UTF-8 is escaped as JSON does.
     """
     part = path.with_name(f".{_short(path.name)}.{os.getpid()}")
     try:

@@ -154,12 +154,15 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
         with suppress(TooFewError):  # of a young log
             unread.read(served)  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
+        told = ""
         while True:
             try:
-                outcome = _step(config, origin, published, cue, unread)
+                outcome, trouble = _step(config, origin, published, cue, unread), ""
             except (UserError, OSError) as error:  # a full disk, a log that is being replaced: it may pass
-                log.warning("not updated: %s", error)
-                outcome = None
+                outcome, trouble = None, str(error)
+            if trouble != told:  # once, however long it lasts
+                log.warning("not updated: %s", trouble) if trouble else log.info("going on")
+                told = trouble
             if outcome is None:
                 time.sleep(config.follow.poll_s)
             else:
