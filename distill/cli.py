@@ -29,6 +29,7 @@ from distill.sweep import plugins
 from distill.sweep.launcher import quoted
 from distill.validate import validate
 from export.errors import UserError
+from export.full_disk import write_problem
 from export.measure.cascade_table import print_cascade
 from export.measure.retrieval_table import print_retrieval
 from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
@@ -119,7 +120,8 @@ def _job(composed: DictConfig) -> float | None:
     except Exception as error:
         log_file = folder / "distill.log"
         log.exception("failed")
-        told = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
+        fault = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
+        told = write_problem(error, [folder, *([] if config is None else [Path(config.runs)])]) or fault
         _end(folder, overrides, "failed", told)
         raise RunFailed(told) from error
     finally:

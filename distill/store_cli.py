@@ -17,7 +17,10 @@ from rich.table import Table
 
 from distill.references import STAGES, referred
 from distill.stages import RECORD, Store
+from export.cli_options import at_home
 from export.errors import UserError
+from export.full_disk import write_problem
+from export.printing import printing, printing_at_best
 
 app = typer.Typer(
     help="The store of stages: finished pieces of work that runs share.", no_args_is_help=True, add_completion=True
@@ -53,6 +56,7 @@ def entries(runs: Path) -> Iterator[Entry]:
 
 
 @app.command("list")
+@at_home
 def list_(runs: Runs = Path("runs")) -> None:
     """Show every stage, its size, and how many runs refer to it."""
     table = Table("stage", "created (UTC)", "MB", "runs")
@@ -60,11 +64,12 @@ def list_(runs: Runs = Path("runs")) -> None:
     for entry in found:
         table.add_row(entry.folder.name, entry.created[:16], f"{entry.megabytes:.1f}", str(entry.runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"{len(found)} stages, {sum(entry.megabytes for entry in found):.1f} MB in {runs / STAGES}")
+    said = f"{len(found)} stages, {sum(entry.megabytes for entry in found):.1f} MB in {runs / STAGES}"
+    _or_exit(lambda: _print(console, table, said))
 
 
 @app.command()
+@at_home
 def prune(
     runs: Runs = Path("runs"),
     dry_run: Annotated[bool, typer.Option(help="Say what would go, delete nothing.")] = False,
@@ -81,14 +86,16 @@ def prune(
         if entry.runs or (entry.created == "unfinished" and not unfinished):
             continue
         if entry.folder.is_symlink():
-            console.print(f"kept {entry.folder.name}: it is a link")
-            continue
-        if not dry_run and not _remove_or_exit(runs, entry):
-            console.print(f"kept {entry.folder.name}: somebody is making or using it, or has deleted it")
-            continue
-        console.print(f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)")
-        freed += entry.megabytes
-    console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
+            said = f"kept {entry.folder.name}: it is a link"
+        elif not dry_run and not _remove_or_exit(runs, entry):
+            said = f"kept {entry.folder.name}: somebody is making or using it, or has deleted it"
+        else:
+            said = f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)"
+            freed += entry.megabytes
+        with printing_at_best("what is left: distill-store list"):
+            console.print(said)
+    with printing_at_best("what is left: distill-store list"):
+        console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
 
 
 def _remove_or_exit(runs: Path, entry: Entry) -> bool:
@@ -103,12 +110,18 @@ def _entries_or_exit(runs: Path) -> list[Entry]:
     return _or_exit(lambda: list(entries(runs)))
 
 
+def _print(console: Console, *told: Table | str) -> None:
+    with printing():
+        for each in told:
+            console.print(each)
+
+
 def _or_exit(do: Callable[[], Found]) -> Found:
     """Return what a function does; tell a mistake in one line and end with code 2."""
     try:
         return do()
-    except UserError as error:
-        typer.echo(str(error), err=True)
+    except (UserError, OSError) as error:
+        typer.echo((isinstance(error, OSError) and write_problem(error, [Path()])) or str(error), err=True)
         raise typer.Exit(2) from error
 
 

@@ -19,6 +19,7 @@ from distill.schema import MlflowTrack
 from distill.tracked import read_json
 from distill.tracker_uri import SQLITE
 from distill.tracking import jobs_of, log_run, log_sweep
+from export.cli_options import at_home as paths_at_home
 from export.errors import UserError
 from export.printing import printing_at_best
 
@@ -27,6 +28,7 @@ Options = Mapping[str, str | bool | None]
 
 
 @app.command()
+@paths_at_home
 def track(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_OR_SWEEP...", help="Folders of runs and sweeps.")],
     uri: Annotated[

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from export.cli_options import Folder, StatesFolder, Threads, VariantName
+from export.cli_options import Folder, StatesFolder, Threads, VariantName, at_home
 from export.embed_cli import embed
 from export.errors import UserError
+from export.full_disk import paths_among, write_problem
 from export.judge_cli import bench, compare, gate
 from export.printing import open_streams, printing_at_best, say
 from export.serve.cli import serve
@@ -37,9 +38,18 @@ def _told() -> Iterator[None]:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing to tell
         raise typer.Exit(2) from None
+    except Exception as error:
+        if isinstance(error, RuntimeError) and type(error).__module__.startswith(("click", "typer")):
+            raise  # how a command ends
+        problem = write_problem(error, paths_among(sys.argv[1:]))
+        if problem is None:
+            raise
+        typer.secho(f"ranker: {problem}", err=True, fg="red")
+        raise typer.Exit(2) from error
 
 
 @app.command()
+@at_home
 def bundle(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; a bundle there is replaced.")],
@@ -60,6 +70,7 @@ def bundle(
 
 
 @app.command()
+@at_home
 def verify(
     bundle: Folder,
     variant: Annotated[
@@ -91,6 +102,7 @@ def verify(
 
 
 @app.command()
+@at_home
 def rank(
     bundle: Folder,
     query: Annotated[str, typer.Option("--query", "-q", help="Text of the query.", show_default=False)],
@@ -134,6 +146,7 @@ def rank(
 
 
 @app.command()
+@at_home
 def shorten(
     bundle: Folder,
     items: Annotated[
@@ -164,7 +177,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (bench, gate, compare, embed, states_, serve):
-    app.command()(_telling(command))
+    app.command()(_telling(at_home(command)))
 
 
 def _read_items(path: Path | None) -> tuple[list[int], list[str]]:

@@ -23,6 +23,7 @@ from distill.online.update import Outcome, first_version, read_events, run_updat
 from distill.online.versions import UPDATE, Published, Version
 from distill.schema import Updating
 from export.errors import UserError
+from export.full_disk import write_problem
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +159,11 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
         while True:
             try:
                 outcome, trouble = _step(config, origin, published, cue, unread), ""
-            except (UserError, OSError) as error:  # a full disk, a log that is being replaced: it may pass
-                outcome, trouble = None, str(error)
+            except Exception as error:  # a full disk, a log that is being replaced: it may pass
+                problem = write_problem(error, [published.folder])
+                if problem is None and not isinstance(error, UserError | OSError):
+                    raise
+                outcome, trouble = None, problem or str(error)
             if trouble != told:  # once, however long it lasts
                 log.warning("not updated: %s", trouble) if trouble else log.info("going on")
                 told = trouble
