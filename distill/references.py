@@ -21,9 +21,7 @@ RUN, CONFIG, HYDRA = "run.json", "config.yaml", ".hydra/hydra.yaml"
 STAGES = "stages"
 REGISTER = ".runs"  # in the store: a file for each run, which may lie anywhere
 EARLIER = "earlier"  # of run.json: stages that the folder's run before stood on
-PATH_LINE = re.compile(
-    r"^ *(?:path|model|init|first|safety|rivals): (?!null$|package:)(.*[/~].*|>.*|\|.*)$", re.MULTILINE
-)
+NAMING = re.compile(r"""\b(?:path|model|init|first|safety|rivals)["']?: *(?!null\b|["']?package:)""")
 CWD_LINE = re.compile(r"^ +cwd: (.+)$", re.MULTILINE)
 
 
@@ -135,7 +133,7 @@ def _named(folder: Path) -> list[Path]:
         text = _read(folder / CONFIG, str)
     except FileNotFoundError:
         return []
-    if not PATH_LINE.search(text):
+    if not NAMING.search(text):
         return []
     here = Path()
     try:
