@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import suppress
 
 from tqdm import tqdm
+
+from export.printing import mute
 
 
 class ConsoleHandler(logging.Handler):
@@ -16,5 +17,7 @@ class ConsoleHandler(logging.Handler):
         """Write one record; what comes with a traceback is told by the command and kept in the log file."""
         ours = record.name.startswith(("distill", "export", "hydra"))
         if record.exc_info is None and (ours or record.levelno >= logging.ERROR):
-            with suppress(OSError, ValueError):  # a terminal that has gone, a full disk: no reason to end the work
+            try:
                 tqdm.write(record.getMessage(), file=sys.stderr)
+            except (OSError, ValueError):  # a terminal that has gone, a full disk: no reason to end the work
+                mute(2)

@@ -90,9 +90,10 @@ def printing_at_best(instead: str) -> Iterator[None]:
                 sys.stderr.write(f"the output cannot be written: {reason}; {instead}\n")
 
 
-def mute() -> None:
-    """Let standard output lead nowhere from now on."""
+def mute(number: int = 1) -> None:
+    """Let standard output (or error, 2) lead nowhere from now on."""
+    stream = (sys.stdin, sys.stdout, sys.stderr)[number]
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)

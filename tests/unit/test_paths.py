@@ -54,7 +54,8 @@ def test_no_option_that_may_be_a_path_is_forgotten():
                 continue
             paths = {option for each in kind.__mro__ for option in options.PATHS.get(each, ())}
             texts = {each.name for each in dataclasses.fields(kind) if each.type in ("str", "str | None")}
-            assert texts - paths <= known, kind
+            registered = {"model"} if kind is schema.MlflowTrack else set()
+            assert texts - paths <= known | registered, kind
 
 
 @pytest.mark.parametrize(
