@@ -95,16 +95,16 @@ def gate(
             subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
             progress=lambda what, share: bar.update(task, description=what, completed=share),
         )  # fmt: skip
+    with printing_at_best(f"the verdict is {verdict.verdict}"):
+        for line in verdict.lines:
+            typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
+        typer.echo(verdict.verdict)
     title = about["bundle"]
     for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
         if path is not None:
             _write(path, text)
     if markdown is not None:
         _append(markdown, verdict_.as_markdown(verdict, title))
-    with printing_at_best(f"the verdict is {verdict.verdict}"):
-        for line in verdict.lines:
-            typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
-        typer.echo(verdict.verdict)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -132,9 +132,11 @@ def compare(
 
     _check_targets({"--csv": csv_file, "--html": html, "--json": json_file})
     comparison = comparing.compare(runs, reference)
-    comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
-    with printing():
-        comparing.show(comparison, Console())
+    try:
+        with printing():
+            comparing.show(comparison, Console())
+    finally:
+        comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
 
 
 def _check_targets(files: Mapping[str, Path | None]) -> None:
