@@ -4,10 +4,12 @@ import sys
 
 from export.errors import UserError
 from export.extras import require
+from export.printing import open_streams
 
 
 def main() -> None:
     """Run the `distill` command."""
+    open_streams()
     _require("hydra", "omegaconf", "torch", "transformers", "datasets", "optimum", "onnx", "rich")
     from distill import cli
     from distill.sweep.jobs import end_with_parent
@@ -18,6 +20,7 @@ def main() -> None:
 
 def store() -> None:
     """Run the `distill-store` command."""
+    open_streams()
     _require("filelock", "rich")
     from distill import store_cli
 
@@ -26,6 +29,7 @@ def store() -> None:
 
 def track() -> None:
     """Run the `distill-track` command."""
+    open_streams()
     _require("filelock", "hydra", "rich")
     _require("mlflow", extra="track")
     from distill import track_cli
@@ -35,6 +39,7 @@ def track() -> None:
 
 def update() -> None:
     """Run the `distill-update` command."""
+    open_streams()
     _require("filelock", "hydra", "omegaconf", "torch", "transformers", "onnx", "rich", "safetensors")
     from distill.online import cli
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,27 +15,76 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
 from distill import pipeline, ranks, schema, tracking
 from distill.errors import ConfigError
-from distill.options import to_dataclasses, unknown_options
+from distill.options import at_home, to_dataclasses, unknown_options
 from distill.pruning import Pruned
 from distill.run import record_end
 from distill.sweep import plugins
+from distill.sweep.launcher import quoted
 from distill.validate import validate
 from export.errors import UserError
+from export.full_disk import write_problem
 from export.measure.cascade_table import print_cascade
 from export.measure.retrieval_table import print_retrieval
 from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
+from export.printing import mute, printing_at_best
 
 log = logging.getLogger(__name__)
+
+LEAST_ROOM = 1 << 16  # bytes: the log and the configuration
+HOME = re.compile(r"^(?P<before>[^=~]*=)(?P<quote>['\"]?)(?P<path>~(?=[/'\"]|$)[^,\[\]{}]*?)(?=(?P=quote)$)")
 
 
 class RunFailed(CompactHydraException):
     """Tells Hydra of a failure whose message is all that a user needs: it is printed without a traceback."""
+
+
+class Folders(Callback):
+    """Looks, before Hydra makes a run's or a sweep's folder, whether it can be written."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a run, or end the command in one line."""
+        self._make(str(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a sweep, or end the command in one line."""
+        self._make(str(config.hydra.sweep.dir))
+
+    def _make(self, folder: str) -> None:
+        if not ranks.is_first():
+            return
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(LEAST_ROOM))
+        except (OSError, ValueError) as error:  # Hydra takes an exception of a callback for a warning
+            reason = getattr(error, "strerror", None) or str(error)
+            sys.exit(f"{folder} cannot be written: {reason}; give another runs=FOLDER or hydra.run.dir=FOLDER")
+
+
+def at_home_all(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with `~` expanded where a value begins with it: Hydra's own folders are read before ours.
+
+    Raises:
+        ConfigError: if there is no home folder, or an argument has bytes that are no UTF-8.
+    """
+    for each in arguments:
+        if not each.isascii() and each != each.encode(errors="replace").decode():
+            raise ConfigError(f"{os.fsencode(each)!r}: no UTF-8; give a link to it that has another name")
+    return [HOME.sub(_expanded, each) for each in arguments]
+
+
+def _expanded(found: re.Match[str]) -> str:
+    before, quote, path = found["before"], found["quote"], at_home(found["path"])
+    if quote == "" and not before.startswith("-"):
+        return before + quoted(Path(path))
+    return before + quote + path
 
 
 def convert(composed: DictConfig) -> schema.Config:
@@ -56,7 +108,7 @@ def _job(composed: DictConfig) -> float | None:
     config = None
     try:
         config = convert(composed)
-        return _report(pipeline.run(config, folder, overrides), folder)
+        return _told(pipeline.run(config, folder, overrides), folder)
     except Pruned as error:
         log.info("%s", error)
         _end(folder, overrides, "pruned", str(error))
@@ -68,7 +120,8 @@ def _job(composed: DictConfig) -> float | None:
     except Exception as error:
         log_file = folder / "distill.log"
         log.exception("failed")
-        told = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
+        fault = f"{type(error).__name__}: {error} (a fault of rankdistill; traceback in {log_file})"
+        told = write_problem(error, [folder, *([] if config is None else [Path(config.runs)])]) or fault
         _end(folder, overrides, "failed", told)
         raise RunFailed(told) from error
     finally:
@@ -77,10 +130,24 @@ def _job(composed: DictConfig) -> float | None:
             tracking.after_run(folder, config.track, sweep if sweep in folder.absolute().parents else None)
 
 
-def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
-    """Print what a run found; returns the student's retention, None in torchrun's later processes."""
+def _told(tradeoff: dict[str, Any], folder: Path) -> float | None:
+    """Report a finished run, whose status no trouble in printing changes; returns the student's retention."""
+    with printing_at_best(f"{folder / 'report.html'} has it"):
+        _report(tradeoff, folder)
+    return _retention(tradeoff)
+
+
+def _retention(tradeoff: dict[str, Any]) -> float | None:
+    """Return the student's, None in torchrun's later processes."""
     if not tradeoff:
         return None
+    return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
+
+
+def _report(tradeoff: dict[str, Any], folder: Path) -> None:
+    """Print what a run found; torchrun's later processes have nothing to print."""
+    if not tradeoff:
+        return
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep's end has the table
         log.info("%s", finding(tradeoff))
     else:
@@ -95,7 +162,6 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> float | None:
         found += "" if low in (None, measured) else f" {shown_interval([low, high], 'amount')}"
         log.info("budget, %s: %s (%s)", line["verdict"], line["bound"], found)
     log.info("%s", folder / "report.html")
-    return float([row["retention"] for row in tradeoff["rows"] if row["model"] == "student"][-1])
 
 
 def _end(folder: Path, overrides: list[str], status: str, error: str) -> None:
@@ -113,11 +179,16 @@ def main() -> None:
     # threads that spin while they wait slow two runs on one machine down tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.captureWarnings(True)  # libraries' warnings go to the log file
+    logging.raiseExceptions = False  # a log that cannot be written (a full disk) ends no work and tells no traceback
     if not ranks.is_first():  # torchrun's later processes take part in training and write nothing of their own
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
     try:
+        sys.argv[1:] = at_home_all(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(str(error))
+    try:
         _job()
     except BrokenPipeError:  # distill --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where it was")

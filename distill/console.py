@@ -7,6 +7,8 @@ import sys
 
 from tqdm import tqdm
 
+from export.printing import mute
+
 
 class ConsoleHandler(logging.Handler):
     """Writes the project's and Hydra's records and others' errors to stderr, above a running bar; never a traceback."""
@@ -15,4 +17,7 @@ class ConsoleHandler(logging.Handler):
         """Write one record; what comes with a traceback is told by the command and kept in the log file."""
         ours = record.name.startswith(("distill", "export", "hydra"))
         if record.exc_info is None and (ours or record.levelno >= logging.ERROR):
-            tqdm.write(record.getMessage(), file=sys.stderr)
+            try:
+                tqdm.write(record.getMessage(), file=sys.stderr)
+            except (OSError, ValueError):  # a terminal that has gone, a full disk: no reason to end the work
+                mute(2)

@@ -10,6 +10,7 @@ from distill import cascading, embedding_stages, gathering, making, measuring, r
 from distill.embedding_stages import Keeps
 from distill.floor import References
 from distill.inputs import Read, is_whole
+from distill.references import STAGES, register
 from distill.run import Measured, Run
 from distill.schema import Config, DrawnAugment, SimilarityWarm
 from distill.stages import Built, Store
@@ -30,8 +31,10 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         UserError: if something is wrong that a user can mend.
     """
-    store = Store(Path(config.runs) / "stages")
+    store = Store(Path(config.runs) / STAGES, holding=True)
     run_ = Run(folder, config, overrides)
+    if ranks.is_first():
+        register(store.root, folder)
     taught = teach(run_, store, config)
     made = distil(run_, store, config, taught)
     data, read, source, teacher, student = taught.data, made.read, taught.source, taught.teacher, made.student

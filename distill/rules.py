@@ -128,6 +128,7 @@ FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 RULES: dict[type, Sequence[Rule]] = {
     Config: [("name", lambda v: bool(v) and "/" not in v and v not in (".", ".."), "a folder's name"),
+             ("name", lambda v: v != "stages", "another name: runs/stages is the store"),
              ("seed", *within(0, MOST_SEED))],
     Data: [("seed", *at_least(0)), ("max_left_out", *FROM_0_TO_1)],
     SlateData: [

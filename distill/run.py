@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from distill.stages import Built
 from distill.tokens import TokenTable, pair_lengths
 from export import bundle as bundle_
 from export import gating
-from export.files import write_atomic
+from export.files import relative_path, write_atomic
 from export.host import describe_host, versions
 from export.measure import evaluation
 from export.measure import latency as latency_
@@ -82,6 +81,15 @@ def record_end(folder: Path, overrides: Sequence[str], status: str, error: str) 
     write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _stages_of(folder: Path) -> list[str]:
+    """Return the stages that a run before stood on, none if there is none: given again, it goes on from them."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return sorted({*record["stages"].values(), *record.get("earlier", ())})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
 class Run:
     """Collects the stages of a run and writes its folder.
 
@@ -97,6 +105,7 @@ class Run:
         self._stages: dict[str, Built] = {}
         self._started = datetime.now(timezone.utc)
         self._clock = time.perf_counter()
+        self._earlier = _stages_of(folder)
         if ranks.is_first():
             folder.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
@@ -236,7 +245,9 @@ class Run:
             "overrides": self._overrides,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 1),
-            "stages": {role: os.path.relpath(built.folder, self.folder) for role, built in self._stages.items()},
+            "stages": {role: relative_path(built.folder, self.folder) for role, built in self._stages.items()},
             "reused": [role for role, built in self._stages.items() if built.reused],
         }
+        if status == "running" and self._earlier:  # what the folder has of a run before may still be wanted
+            record["earlier"] = self._earlier
         write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from distill import ranks
 from distill.errors import StoreError
+from distill.uses import unused, use
 from export import quiet
 from export.files import publish_folder
 from export.runtime.untrusted import hash_file
@@ -92,13 +93,16 @@ class Store:
 
     Args:
         root: the folder; made when missing.
+        holding: whether no other process may remove a stage that this one got, as long as it lives: a run has not
+            said yet that it stands on it.
 
     Raises:
         StoreError: if `root` cannot be written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, holding: bool = False) -> None:
         self.root = root
+        self._holding = holding
         try:
             (root / ".locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -133,16 +137,24 @@ class Store:
         Raises:
             StoreError: if the store cannot be written.
         """
-        found = self.find(stage.key)
+        found = self._hold(self.find(stage.key))
         if ranks.agree(found is not None) and found is not None:
             log.info("%s: reused %s", stage.title or stage.name, stage.key)
             return found
         if not ranks.is_first():
             return self._follow(stage, build, every_rank)
         with self._held(stage):
-            found = self.find(stage.key)  # another process may have finished it while this one waited
+            found = self._hold(self.find(stage.key))  # another process may have finished it while this one waited
             ranks.agree(found is not None)
-            return found if found is not None else self._build(stage, build, every_rank)
+            built = found if found is not None else self._build(stage, build, every_rank)
+            self._hold(built)
+            return built
+
+    def _hold(self, found: Built | None) -> Built | None:
+        """Return a stage, which nobody can remove from now on; None if somebody is removing it."""
+        if found is None or not self._holding:
+            return found
+        return found if use(found.folder) else None
 
     @contextmanager
     def _held(self, stage: Stage) -> Iterator[None]:
@@ -223,9 +235,12 @@ class Store:
         try:
             if not folder.exists() or is_used():
                 return False
-            doomed = folder.with_name(f"{WORK}removed-{key}")  # renamed first: no half a stage under its own name
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder.rename(doomed)
+            with unused(folder) as free:
+                if not free:
+                    return False
+                doomed = folder.with_name(f"{WORK}removed-{key}")  # renamed first: no half a stage under its own name
+                shutil.rmtree(doomed, ignore_errors=True)
+                folder.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)  # another prune may be at it: what is left is a killed build's
         finally:
             lock.release()

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from distill.references import STAGES, referred
 from distill.stages import RECORD, Store
+from export.cli_options import at_home
 from export.errors import UserError
+from export.full_disk import write_problem
+from export.printing import printing, printing_at_best
 
 app = typer.Typer(
     help="The store of stages: finished pieces of work that runs share.", no_args_is_help=True, add_completion=True
 )
+Found = TypeVar("Found")
 Runs = Annotated[Path, typer.Option(help="The folder of runs; its stages/ is the store.")]
 
 
@@ -34,28 +39,9 @@ class Entry:
     runs: int
 
 
-def referred(runs: Path) -> dict[str, int]:
-    """Return how many runs refer to each stage, by its key."""
-    counts: dict[str, int] = {}
-    folders = [path for path in runs.iterdir() if path.name != "stages"]  # whose files are many, and no runs
-    for path in (path for folder in folders for path in _files(folder) if path.name == "run.json"):
-        try:
-            stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
-            keys = {Path(stage).name for stage in stages}
-        except FileNotFoundError:  # deleted meanwhile
-            continue
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}); mend or delete it, else its stages would be lost"
-            ) from error
-        for key in keys:
-            counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
 def entries(runs: Path) -> Iterator[Entry]:
     """Yield the store's stages, finished ones first."""
-    store, counts = Store(runs / "stages"), referred(runs)
+    store, counts = Store(runs / STAGES), referred(runs)
     for key in store.finished():
         folder = store.root / key
         try:
@@ -70,6 +56,7 @@ def entries(runs: Path) -> Iterator[Entry]:
 
 
 @app.command("list")
+@at_home
 def list_(runs: Runs = Path("runs")) -> None:
     """Show every stage, its size, and how many runs refer to it."""
     table = Table("stage", "created (UTC)", "MB", "runs")
@@ -77,46 +64,64 @@ def list_(runs: Runs = Path("runs")) -> None:
     for entry in found:
         table.add_row(entry.folder.name, entry.created[:16], f"{entry.megabytes:.1f}", str(entry.runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"{len(found)} stages, {sum(entry.megabytes for entry in found):.1f} MB in {runs / 'stages'}")
+    said = f"{len(found)} stages, {sum(entry.megabytes for entry in found):.1f} MB in {runs / STAGES}"
+    _or_exit(lambda: _print(console, table, said))
 
 
 @app.command()
+@at_home
 def prune(
     runs: Runs = Path("runs"),
     dry_run: Annotated[bool, typer.Option(help="Say what would go, delete nothing.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Also what killed runs left to go on from.")] = False,
 ) -> None:
-    """Delete the stages that no run in the folder refers to. Delete a run's folder first to free what only it used.
+    """Delete the stages that no run refers to. Delete a run's folder first to free what only it used.
 
-    Runs elsewhere (hydra.run.dir) are not seen: what only they use goes.
+    Runs are those in the folder, behind links in it, and those elsewhere (hydra.run.dir) that used this store. A stage
+    that is a link is left alone.
     """
     console = Console(soft_wrap=True)
     freed = 0.0
     for entry in _entries_or_exit(runs):
         if entry.runs or (entry.created == "unfinished" and not unfinished):
             continue
-        if not dry_run and not _remove(runs, entry):
-            console.print(f"kept {entry.folder.name}: somebody is making or using it, or has deleted it")
-            continue
-        console.print(f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)")
-        freed += entry.megabytes
-    console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
+        if entry.folder.is_symlink():
+            said = f"kept {entry.folder.name}: it is a link"
+        elif not dry_run and not _remove_or_exit(runs, entry):
+            said = f"kept {entry.folder.name}: somebody is making or using it, or has deleted it"
+        else:
+            said = f"{'would delete' if dry_run else 'deleted'} {entry.folder.name} ({entry.megabytes:.1f} MB)"
+            freed += entry.megabytes
+        with printing_at_best("what is left: distill-store list"):
+            console.print(said)
+    with printing_at_best("what is left: distill-store list"):
+        console.print(f"{freed:.1f} MB {'would be ' if dry_run else ''}freed")
 
 
-def _remove(runs: Path, entry: Entry) -> bool:
+def _remove_or_exit(runs: Path, entry: Entry) -> bool:
     """Delete a stage if no run refers to it even now: runs begin while others are looked at."""
-    return Store(runs / "stages").remove(entry.folder, lambda: bool(referred(runs).get(entry.folder.name)))
+    return _or_exit(lambda: Store(runs / STAGES).remove(entry.folder, lambda: entry.folder.name in referred(runs)))
 
 
 def _entries_or_exit(runs: Path) -> list[Entry]:
-    if not (runs / "stages").is_dir():
+    if not (runs / STAGES).is_dir():
         typer.echo(f"{runs} has no stages/; give the folder of runs: --runs FOLDER", err=True)
         raise typer.Exit(2)
+    return _or_exit(lambda: list(entries(runs)))
+
+
+def _print(console: Console, *told: Table | str) -> None:
+    with printing():
+        for each in told:
+            console.print(each)
+
+
+def _or_exit(do: Callable[[], Found]) -> Found:
+    """Return what a function does; tell a mistake in one line and end with code 2."""
     try:
-        return list(entries(runs))
-    except UserError as error:
-        typer.echo(str(error), err=True)
+        return do()
+    except (UserError, OSError) as error:
+        typer.echo((isinstance(error, OSError) and write_problem(error, [Path()])) or str(error), err=True)
         raise typer.Exit(2) from error
 
 

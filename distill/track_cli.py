@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +14,21 @@ import typer
 import yaml
 
 from distill.console import ConsoleHandler
+from distill.options import at_home
 from distill.schema import MlflowTrack
 from distill.tracked import read_json
 from distill.tracker_uri import SQLITE
 from distill.tracking import jobs_of, log_run, log_sweep
+from export.cli_options import at_home as paths_at_home
 from export.errors import UserError
+from export.printing import printing_at_best
 
 app = typer.Typer(help="Record finished runs in MLflow.", add_completion=True)
 Options = Mapping[str, str | bool | None]
 
 
 @app.command()
+@paths_at_home
 def track(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_OR_SWEEP...", help="Folders of runs and sweeps.")],
     uri: Annotated[
@@ -54,10 +59,12 @@ def _record(folder: Path, given: Options) -> bool:
 
 def _told(record: Callable[[], str]) -> bool:
     try:
-        typer.echo(record())
+        recorded = record()
     except UserError as error:
         typer.echo(str(error), err=True)
         return False
+    with printing_at_best("it is recorded"):
+        typer.echo(recorded)
     return True
 
 
@@ -93,7 +100,7 @@ def choose(folder: Path, given: Options) -> MlflowTrack:
         raise UserError(f"model {wanted['model']} is made of bundles; give --bundle")
     local = f"{SQLITE}{_runs_of(folder) / 'mlflow.db'}"
     return MlflowTrack(
-        uri=wanted.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or local,
+        uri=at_home(wanted.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or local),
         experiment=wanted.get("experiment") or str(read_json(folder / "run.json").get("experiment")),
         model=wanted["model"],
         bundle=wanted["bundle"],
@@ -113,6 +120,8 @@ def _asked(folder: Path) -> dict[str, Any]:
 
 
 def _runs_of(folder: Path) -> Path:
-    """Return the folder of all runs, which has the stages, wherever the command is given."""
-    above = folder.absolute().parents
+    """Return the folder of all runs, which has the stages, wherever the command is given and the run's folder is."""
+    above = [*folder.absolute().parents, *folder.resolve().parents]
+    with suppress(UserError, AttributeError, KeyError, TypeError, IndexError):
+        above += [(folder / stage).resolve().parents[1] for stage in read_json(folder / "run.json")["stages"].values()]
     return next((parent for parent in above if (parent / "stages").is_dir()), Path("runs").absolute())

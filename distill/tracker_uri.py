@@ -23,7 +23,11 @@ def uri_problem(uri: str) -> str | None:
     if parts.scheme not in ("sqlite", "http", "https"):
         return FORMS
     if parts.scheme == "sqlite":
-        return None if uri.startswith(SQLITE) and uri != SQLITE and "?" not in uri else "sqlite:///FILE"
+        if not uri.startswith(SQLITE) or uri == SQLITE or "?" in uri:
+            return "sqlite:///FILE"
+        if "%" in uri:  # what %20 stands for would be opened, not what is written
+            return "sqlite:///FILE without % in its path; give another track.uri (--uri), or a link to the folder"
+        return None
     if secret is not None:  # it would stand in config.yaml and the log
         return "a URI without a password; give it as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     return None if host else FORMS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from export.cli_options import Folder, StatesFolder, Threads, VariantName
+from export.cli_options import Folder, StatesFolder, Threads, VariantName, at_home
 from export.embed_cli import embed
 from export.errors import UserError
+from export.full_disk import paths_among, write_problem
 from export.judge_cli import bench, compare, gate
-from export.printing import say
+from export.printing import open_streams, printing_at_best, say
 from export.serve.cli import serve
 from export.states_cli import states as states_
 
@@ -38,9 +38,18 @@ def _told() -> Iterator[None]:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing to tell
         raise typer.Exit(2) from None
+    except Exception as error:
+        if isinstance(error, RuntimeError) and type(error).__module__.startswith(("click", "typer")):
+            raise  # how a command ends
+        problem = write_problem(error, paths_among(sys.argv[1:]))
+        if problem is None:
+            raise
+        typer.secho(f"ranker: {problem}", err=True, fg="red")
+        raise typer.Exit(2) from error
 
 
 @app.command()
+@at_home
 def bundle(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; a bundle there is replaced.")],
@@ -56,10 +65,12 @@ def bundle(
         from export.bundle import write_bundle
 
         write_bundle(run, output, sign)
-        say(str(output))
+        with printing_at_best("the bundle is written"):
+            typer.echo(str(output))
 
 
 @app.command()
+@at_home
 def verify(
     bundle: Folder,
     variant: Annotated[
@@ -91,6 +102,7 @@ def verify(
 
 
 @app.command()
+@at_home
 def rank(
     bundle: Folder,
     query: Annotated[str, typer.Option("--query", "-q", help="Text of the query.", show_default=False)],
@@ -134,6 +146,7 @@ def rank(
 
 
 @app.command()
+@at_home
 def shorten(
     bundle: Folder,
     items: Annotated[
@@ -164,7 +177,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (bench, gate, compare, embed, states_, serve):
-    app.command()(_telling(command))
+    app.command()(_telling(at_home(command)))
 
 
 def _read_items(path: Path | None) -> tuple[list[int], list[str]]:
@@ -187,9 +200,7 @@ def _read_items(path: Path | None) -> tuple[list[int], list[str]]:
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a text shows its code
+    open_streams()
     app()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,3 +23,28 @@ TextFile = Annotated[
 TextFields = Annotated[
     list[str] | None, typer.Option("--text-field", help="Column of the text, else text; several are joined.")
 ]
+
+
+def at_home(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that gets its paths with `~` expanded: a shell does not do so behind `--option=`."""
+
+    @wraps(command)
+    def expanding(**options: Any) -> None:
+        command(**{name: _expanded(value) for name, value in options.items()})
+
+    return expanding
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expanded(each) for each in value]
+    if not isinstance(value, Path) or not value.parts or not value.parts[0].startswith("~"):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        if value.parts[0] != "~":  # no user's name: a folder's
+            return value
+        raise typer.BadParameter(
+            f"{value}: there is no home folder (HOME is not set); give a path without ~"
+        ) from error

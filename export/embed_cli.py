@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from export.cli_options import Folder, TextFields, TextFile, VariantName
-from export.printing import say
+from export.printing import printing_at_best
 
 
 def embed(
@@ -45,4 +45,5 @@ def embed(
     ):
         rows, made = embed_file(embedder, job, progress.update)
     again = f", {made} of them by an earlier run" if made else ""
-    say(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")
+    with printing_at_best("the vectors are written"):
+        typer.echo(f"{target}: {rows} vectors of {dimensions or embedder.width} in {dtype}{again}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -19,20 +20,44 @@ if sys.platform != "win32":
 EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 HERE = -100  # AT_FDCWD of fcntl.h
 ATTEMPTS = 100  # at a name that other processes replace too
+LONG_NAME = 200  # bytes; file systems take 255
 PART, OLD = ".part", ".old"  # ends of the names of what is being made, and of what it replaces
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) that is never seen half-written; a failure leaves the old one as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file that is never seen half-written; a failure leaves the old one as it was.
+
+    Args:
+        path: of the file.
+        content: text as UTF-8; what of a path in it is no UTF-8 is escaped as JSON does.
+    """
+    part = path.with_name(f".{_short(path.name)}.{os.getpid()}")
     try:
         with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def relative_path(target: Path, start: Path) -> str:
+    """Return a path from a folder that the system follows to a target: as they are named, unless links forbid it.
+
+    `..` leads out of the folder that a link leads to, not out of the one that the link is in.
+    """
+    named = os.path.relpath(target, start)
+    with suppress(OSError):
+        if (start / named).samefile(target):
+            return named
+    return os.path.relpath(target.resolve(), start.resolve())
+
+
+def _short(name: str) -> str:
+    """Return a name, or if it is long a shorter one in its place, that leaves room for more letters."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONG_NAME else hashlib.sha256(encoded).hexdigest()
 
 
 @contextmanager
@@ -42,7 +67,7 @@ def folder_beside(final: Path) -> Iterator[Path]:
     Folders that killed processes left here for the same name are deleted too. A living one holds a lock on its own,
     which goes with the process, so that neither process numbers nor times have to be believed.
     """
-    abandoned = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}{re.escape(PART)}({re.escape(OLD)})?")
+    abandoned = re.compile(rf"\.{re.escape(_short(final.name))}\.\w{{8}}{re.escape(PART)}({re.escape(OLD)})?")
     for path in final.parent.iterdir():
         if abandoned.fullmatch(path.name):
             with suppress(OSError):  # another process's lock, or a file
@@ -63,7 +88,7 @@ def folder_beside(final: Path) -> Iterator[Path]:
 def _locked_folder(final: Path) -> tuple[Path, int | None]:
     """Make a folder that no other process takes for an abandoned one; no lock where the system has none."""
     while True:
-        work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{_short(final.name)}.", suffix=PART, dir=final.parent))
         try:
             work.chmod(0o755)
             lock = _lock(work)

@@ -12,7 +12,7 @@ import typer
 
 from export.cli_options import Folder, Threads, VariantName
 from export.errors import UserError
-from export.printing import printing, say
+from export.printing import printing, printing_at_best, say
 
 
 def bench(
@@ -95,9 +95,10 @@ def gate(
             subject, budget, baseline=baseline, teacher=teacher, requests=requests, items=items, variant=variant,
             progress=lambda what, share: bar.update(task, description=what, completed=share),
         )  # fmt: skip
-    for line in verdict.lines:
-        say(f"{line.verdict:12} {verdict_.finding(line)}")
-    say(verdict.verdict)
+    with printing_at_best(f"the verdict is {verdict.verdict}"):
+        for line in verdict.lines:
+            typer.echo(f"{line.verdict:12} {verdict_.finding(line)}")
+        typer.echo(verdict.verdict)
     title = about["bundle"]
     for path, text in ((json_file, verdict_.as_json(verdict, about)), (junit, verdict_.as_junit(verdict, title))):
         if path is not None:
@@ -131,8 +132,11 @@ def compare(
 
     _check_targets({"--csv": csv_file, "--html": html, "--json": json_file})
     comparison = comparing.compare(runs, reference)
-    comparing.show(comparison, Console())
-    comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
+    try:
+        with printing():
+            comparing.show(comparison, Console())
+    finally:
+        comparing.write(comparison, csv_file=csv_file, html=html, json_file=json_file)
 
 
 def _check_targets(files: Mapping[str, Path | None]) -> None:

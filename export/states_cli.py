@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from export.cli_options import Folder, TextFields, TextFile, Threads, VariantName
-from export.printing import say
+from export.printing import printing_at_best
 
 
 def states(
@@ -33,6 +33,9 @@ def states(
             bundle, texts, target, variant=variant, threads=threads or available_cores(), progress=progress.update
         )
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
-    say(f"{target}: states of {found - long} different items, {size:.1f} MB")
-    if long:
-        say(f"{long} items are too long to stand beside a query uncut; they are computed when they are asked for")
+    with printing_at_best("the states are written"):
+        typer.echo(f"{target}: states of {found - long} different items, {size:.1f} MB")
+        if long:
+            typer.echo(
+                f"{long} items are too long to stand beside a query uncut; they are computed when they are asked for"
+            )

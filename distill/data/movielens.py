@@ -39,6 +39,7 @@ WHEEL_FILES = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
+ELSEWHERE = "set RANKDISTILL_CACHE=FOLDER, or give the ml-100k folder as data.path"
 OFFICIAL_FILES = ("u.data", "u.item", "u.user")
 GENRES = [
     "unknown",
@@ -72,7 +73,10 @@ def locate(path: str | None) -> tuple[Path, tuple[str, ...]]:
     if path is None:
         folder = cache_folder() / "ml-100k"
         if not all((folder / name).is_file() for name in WHEEL_FILES):
-            _download(folder)
+            try:
+                _download(folder)
+            except OSError as error:  # a home that is read-only, a disk that is full
+                raise DataError(f"{error.filename or folder}: {error.strerror or error}; {ELSEWHERE}") from error
         _check(folder)
         return folder, tuple(WHEEL_FILES)
     given = expanded(path, "data.path")

@@ -21,6 +21,8 @@ from distill.options import to_dataclasses, unknown_options
 from distill.rules import broken_rules, problem
 from distill.schema import LoraUpdate, Updating
 from export.errors import UserError
+from export.full_disk import paths_among, write_problem
+from export.printing import mute
 
 USAGE = """distill-update RUN_OR_BUNDLE events=PATH [published=FOLDER] [update=KIND] [option=value ...]
        distill-update RUN_OR_BUNDLE events=PATH --follow
@@ -151,13 +153,22 @@ def main() -> None:
     for name in ("distill", "export"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # what cannot be told ends no work
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
+        if odd := [each for each in sys.argv if each != each.encode(errors="replace").decode()]:
+            raise ConfigError(f"{os.fsencode(odd[0])!r}: no UTF-8; give a link to it that has another name")
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:  # distill-update --versions | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
     except UserError as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(MISTAKE)
+    except Exception as error:
+        problem = write_problem(error, paths_among(sys.argv[1:]))
+        if problem is None:
+            raise
+        sys.stderr.write(f"{problem}\n")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.exit("stopped; nothing was published")

@@ -18,7 +18,7 @@ from distill.online.catalogue import Catalogue
 from distill.online.event import BrokenEventError, Event, Grading, UnknownTextError, checked, parse
 from distill.online.propensity import ESTIMATED, pair_weights
 from distill.online.seen import SeenEvents
-from distill.online.source import Row, read_rows, unread
+from distill.online.source import Row, marked, read_rows, unread
 from distill.records import Float32, Int32, Int64, Split
 from distill.schema.update import Events
 from export.files import write_atomic
@@ -67,7 +67,7 @@ class Broken:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return {**self.after.as_dict(), "reason": self.reason, "text": self.text}
+        return {**self.after.place(), "reason": self.reason, "text": self.text}
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def read_feedback(
 
     Raises:
         DataError: if the source cannot be read, or positions are to be corrected and tell too little.
-        UserError: if the cursor is none of this source's.
+        UserError: if the cursor is none of this source's, or a file before it came late or is not what was read.
     """
     reader = _Reader(options, catalogue, (seen or SeenEvents(options.remembered)).copy(options.remembered))
     rows = read_rows(source, after, options.split)
@@ -175,6 +175,7 @@ def read_feedback(
     while (most is None or read < most) and (row := next(rows, None)) is not None:
         cursor, read = row[0], read + 1
         reader.take(*row)
+    cursor = marked(source, cursor)
     counts = dataclasses.replace(reader.counts, read=read, unread_bytes=unread(source, cursor))
     if counts.broken:
         log.warning("%s of %s events are broken: %s", counts.broken, read, reader.broken[0].reason)

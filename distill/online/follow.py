@@ -23,6 +23,7 @@ from distill.online.update import Outcome, first_version, read_events, run_updat
 from distill.online.versions import UPDATE, Published, Version
 from distill.schema import Updating
 from export.errors import UserError
+from export.full_disk import write_problem
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +155,18 @@ def follow(config: Updating, origin: Origin, published: Published, tell: Callabl
         with suppress(TooFewError):  # of a young log
             unread.read(served)  # a mistake in the options ends here
         log.info("following %s for %s", config.events, published.folder)
+        told = ""
         while True:
             try:
-                outcome = _step(config, origin, published, cue, unread)
-            except (UserError, OSError) as error:  # a full disk, a log that is being replaced: it may pass
-                log.warning("not updated: %s", error)
-                outcome = None
+                outcome, trouble = _step(config, origin, published, cue, unread), ""
+            except Exception as error:  # a full disk, a log that is being replaced: it may pass
+                problem = write_problem(error, [published.folder])
+                if problem is None and not isinstance(error, UserError | OSError):
+                    raise
+                outcome, trouble = None, problem or str(error)
+            if trouble != told:  # once, however long it lasts
+                log.warning("not updated: %s", trouble) if trouble else log.info("going on")
+                told = trouble
             if outcome is None:
                 time.sleep(config.follow.poll_s)
             else:

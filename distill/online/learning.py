@@ -283,7 +283,7 @@ class Learning:
 def consumed(before: Cursor | None, feedback: Feedback) -> dict[str, Any]:
     """Return which events of the log a reading took, and what became of them."""
     ends = {"after": before, "to": feedback.cursor}
-    return {name: None if end is None else end.as_dict() for name, end in ends.items()} | asdict(feedback.counts)
+    return {name: None if end is None else end.place() for name, end in ends.items()} | asdict(feedback.counts)
 
 
 def _accuracy(split: Split, scores: Float32) -> float:

@@ -11,6 +11,7 @@ from rich.table import Table
 from distill.online.origin import Origin
 from distill.online.update import Outcome
 from distill.online.versions import Published, Version
+from export.printing import printing, printing_at_best
 
 
 def print_origin(origin: Origin) -> None:
@@ -52,7 +53,8 @@ def print_versions(published: Published) -> None:
             str(events.get("used", "")),
             ", ".join(checks) or "ok",
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    with printing():
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def print_pruned(numbers: Sequence[int]) -> None:
@@ -66,4 +68,5 @@ def _checks(record: dict) -> list[tuple[str, dict]]:  # type: ignore[type-arg]
 
 
 def _say(text: str) -> None:
-    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    with printing_at_best("distill-update --versions tells what is served"):
+        Console(soft_wrap=True, highlight=False, markup=False).print(text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from distill.schema.augment import Augment, Draw, DrawnAugment, NoAugment, NoWarm, SimilarityWarm, Warm
 from distill.schema.cascade import Cascade, LayeredCascade, NoCascade
@@ -184,7 +185,8 @@ NODES: dict[str, dict[str, type]] = {
 
 
 def register() -> None:
-    """Make the schema known to Hydra."""
+    """Make the schema known to Hydra, and `${home:PATH}`, a path with `~` expanded."""
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
     store = ConfigStore.instance()
     for group, nodes in NODES.items():
         for name, node in nodes.items():

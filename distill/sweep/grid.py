@@ -20,6 +20,7 @@ from distill import tracking
 from distill.schema import Track
 from distill.sweep.launcher import PLUGINS, SweepFailed, told
 from export.extras import require
+from export.printing import printing_at_best
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,9 @@ def end(folder: Path, jobs: Sequence[JobReturn], runs: Sequence[Path], config: D
     from export import sweep as sweep_
     from export.measure.comparison_table import print_comparison
 
-    print_comparison(sweep_.summarise(folder, runs), Console())
+    comparison = sweep_.summarise(folder, runs)
+    with printing_at_best(f"{folder / 'sweep.html'} has it"):
+        print_comparison(comparison, Console())
     log.info("%s", folder / "sweep.html")
     tracking.after_sweep(folder, cast("Track", OmegaConf.to_object(config.track)))
     failed = [job for job in jobs if job.status != JobStatus.COMPLETED]

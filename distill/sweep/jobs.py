@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.files import write_atomic
+
 CONSOLE, RECORD = "console.log", "run.json"
 PARENT = "RANKDISTILL_PARENT"  # environment variable: the process that a job must not outlive
 PR_SET_PDEATHSIG = 1
@@ -62,7 +64,7 @@ def run_job(job: Job, threads: int, tries: int) -> Outcome:
         tries: how often it is begun at most.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / RECORD).unlink(missing_ok=True)  # of an earlier sweep in the same folder
+    _begin_again(job.folder / RECORD)
     environment = _environment(threads)
     for start in range(1, tries + 1):
         with (job.folder / CONSOLE).open("ab") as console:
@@ -77,6 +79,16 @@ def run_job(job: Job, threads: int, tries: int) -> Outcome:
         with (job.folder / CONSOLE).open("a") as console:
             console.write(f"killed by signal {-code} (start {start} of {tries})\n")
     return outcome(job.folder, code, start)
+
+
+def _begin_again(record: Path) -> None:
+    """Let a record of an earlier sweep say no more how its run ended; its stages are still referred to."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8")) | {"status": "running"}
+    except (OSError, ValueError, TypeError):
+        record.unlink(missing_ok=True)
+    else:
+        write_atomic(record, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def outcome(folder: Path, code: int, starts: int) -> Outcome:

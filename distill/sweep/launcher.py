@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from distill.sweep.jobs import CONSOLE, Job, Outcome
 from export.errors import UserError
 from export.extras import require
+from export.full_disk import write_problem
 from export.progress import Progress
 from export.runtime.threads import available_cores
 
@@ -48,11 +49,15 @@ class SweepFailed(CompactHydraException):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell Hydra of a user's error, so that it is printed without a traceback."""
+    """Tell Hydra of a user's error, or of a full disk, so that it is printed without a traceback."""
     try:
         yield
     except UserError as error:
         raise SweepFailed(str(error)) from error
+    except OSError as error:
+        if problem := write_problem(error, [Path()]):
+            raise SweepFailed(problem) from error
+        raise
 
 
 class ProcessLauncher(Launcher):

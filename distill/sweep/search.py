@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from distill.errors import ConfigError
+from distill.options import at_home
 from distill.pruning import Curve
 from distill.sweep.grid import begin, end, place
 from distill.sweep.launcher import PLUGINS, quoted, told
@@ -139,7 +140,7 @@ class OptunaSweeper(Sweeper):
     def _rivals(self, study: Study) -> list[str]:
         if self.prune is None:
             return []
-        path = Path(str(self._config.runs), "sweeps", f"{self.name}.rivals.json")
+        path = Path(at_home(str(self._config.runs)), "sweeps", f"{self.name}.rivals.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         rivals = study.rivals(int(self.prune["least"]), float(self.prune["margin"]))
         write_atomic(path, json.dumps(rivals.as_json()) + "\n")

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill.errors import ConfigError
+from distill.options import at_home
 from distill.pruning import Curve, Rivals
 from distill.sweep.sampler import SAMPLERS, NumberedSampler
 from distill.sweep.space import Space
@@ -159,7 +160,7 @@ class _KernelLock:
 def _open(storage: str) -> str | BaseStorage:
     if "://" in storage:
         return storage
-    path = Path(storage)
+    path = Path(at_home(storage))
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path), _KernelLock(path)))
 

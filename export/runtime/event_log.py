@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from export.errors import UserError
+from export.runtime.read_files import Marks, check, kept, mark, marks_from, visible
 
 if sys.platform != "win32":
     import fcntl
@@ -33,14 +34,22 @@ class Cursor:
     Attributes:
         segment: name of a segment, without a folder.
         offset: bytes of it (rows, where a segment is a table) that have been read.
+        files: what the files before it, and what was read of its own, are known by; None if that is not known. It is
+            no part of the place.
     """
 
     segment: str
     offset: int
+    files: Marks | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self)
+        files = {} if self.files is None else {"files": {name: list(each) for name, each in self.files.items()}}
+        return self.place() | files
+
+    def place(self) -> dict[str, Any]:
+        """Return the place alone as JSON can hold it."""
+        return {"segment": self.segment, "offset": self.offset}
 
     @classmethod
     def from_dict(cls, values: Any) -> Cursor:
@@ -52,7 +61,12 @@ class Cursor:
         segment, offset = (values.get("segment"), values.get("offset")) if isinstance(values, dict) else (None, None)
         if not isinstance(segment, str) or type(offset) is not int or offset < 0:
             raise UserError(f"{values!r} is no cursor of an event log; one has a segment's name and an offset >= 0")
-        return cls(segment, offset)
+        try:
+            return cls(segment, offset, marks_from(values.get("files")))
+        except ValueError as error:
+            raise UserError(
+                f"the cursor of an event log after byte {offset} of {segment} is damaged: {error}"
+            ) from error
 
 
 class EventLog:
@@ -131,7 +145,7 @@ def segments(path: Path) -> list[Path]:
     """Return the segments of a folder in the order of their names, which is that of reading; a file is its own."""
     if path.is_file():
         return [path]
-    return sorted(each for each in path.iterdir() if each.suffix == ENDING and each.is_file())
+    return [each for each in visible(path) if each.suffix == ENDING]
 
 
 def read_lines(path: Path, after: Cursor | None = None) -> Iterator[tuple[Cursor, bytes]]:
@@ -145,22 +159,62 @@ def read_lines(path: Path, after: Cursor | None = None) -> Iterator[tuple[Cursor
         after: where to go on; None reads from the beginning.
 
     Raises:
-        UserError: if there is no such folder or file, or the cursor is none of this log's.
+        UserError: if there is no such folder or file, the cursor is none of this log's, or a file before it came late
+            or is not what was read.
     """
     if not path.exists():
         raise UserError(f"{path}: no such event log; give its folder, or a file")
     found = segments(path)
     if path.is_file() and after is not None and after.segment != path.name:
         raise UserError(f"{path}: the cursor is of another file, {after.segment}")
+    files = files_before(path, found, after, growing=True)
     for number, segment in enumerate(found):
         if after is not None and segment.name < after.segment:
             continue
-        start = after.offset if after is not None and after.segment == segment.name else 0
+        start = offset = after.offset if after is not None and after.segment == segment.name else 0
         with segment.open("rb") as file:
             _seek(file, segment, start)
             for offset, line, complete in _lines(file, start):
                 if complete or number + 1 < len(found):  # a log goes on in a new segment once the one before is whole
-                    yield Cursor(segment.name, offset), line
+                    yield Cursor(segment.name, offset, files), line
+        files = {**files, segment.name: mark(segment, offset)}
+
+
+def files_before(path: Path, found: Iterable[Path], after: Cursor | None, *, growing: bool) -> Marks:
+    """Return what the files before a cursor are known by, once they are found to be what was read.
+
+    Args:
+        path: folder, or the one file.
+        found: its files.
+        after: the cursor; None at the beginning.
+        growing: whether the cursor's own file may have grown.
+
+    Raises:
+        UserError: if one came late, or is not what was read.
+    """
+    if after is None:
+        return {}
+    if after.files is not None:
+        check(found, after.segment, after.offset if growing else None, after.files)
+        return kept(found if path.is_file() else visible(path), after.files)
+    return {each.name: mark(each, each.stat().st_size) for each in found if each.name < after.segment}
+
+
+def marked(path: Path, found: Iterable[Path], cursor: Cursor | None, *, growing: bool) -> Cursor | None:
+    """Return a cursor that knows what was read of its own file too.
+
+    Args:
+        path: folder, or the one file.
+        found: its files.
+        cursor: that reading ended with.
+        growing: whether its file may grow, so that what is behind the cursor is to come.
+    """
+    file = path if cursor is None or path.is_file() else path / cursor.segment
+    if cursor is None or not file.is_file():  # it was read and deleted
+        return cursor
+    size = cursor.offset if growing else file.stat().st_size
+    before = files_before(path, found, cursor, growing=growing) if cursor.files is None else cursor.files
+    return replace(cursor, files={**before, cursor.segment: mark(file, size)})
 
 
 def unread_bytes(path: Path, after: Cursor | None) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,17 @@ class ItemStates(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that they take."""
         return int(self.values.nbytes + self.scales.nbytes)
+
+
+def _take_room(path: Path) -> None:
+    """Have a file's whole size on the disk: a memory map on a full one ends the process, without a word.
+
+    Raises:
+        OSError: if there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def keys_of(items: Sequence[Int32]) -> Key:
@@ -167,6 +179,8 @@ def write(
     tokens = int(offsets[-1])
     values = np.lib.format.open_memmap(folder / VALUES, mode="w+", dtype=np.int8, shape=(tokens, *shape))
     scales = np.lib.format.open_memmap(folder / SCALES, mode="w+", dtype=np.float32, shape=(tokens, shape[0]))
+    for name in (VALUES, SCALES):
+        _take_room(folder / name)
     for start, each in zip(offsets, states, strict=False):
         end = int(start) + each.values.shape[1]
         values[int(start) : end], scales[int(start) : end] = each.values[0], each.scales[0, :, :, 0]

@@ -82,7 +82,7 @@ class _Asked:
             raise UserError(f"open={opened}: true or false")
         if replicas != "auto" and not (replicas.isdecimal() and int(replicas) > 0):
             raise UserError(f"replicas={replicas}: auto, or a number >= 1")
-        bundle = Path(arguments["bundle"]).resolve()
+        bundle = Path(arguments["bundle"]).expanduser().resolve()
         Manifest.read(bundle)
         count = replicas if replicas == "auto" else int(replicas)
         return cls(bundle, _settings(arguments), count, opened.lower() == "true")

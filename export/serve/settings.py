@@ -19,6 +19,7 @@ SHORTEST_TOKEN = 16  # characters; a shorter one can be guessed
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can hold, without spaces
 LONG_S = 86_400.0
 HEAD = 500  # requests that are remembered as the most frequent ones
+PATHS = {"file", "head", "watch", "key", "states"}  # options; an address keeps its slashes
 LEAST_CACHE_MB = 0.01
 
 
@@ -290,4 +291,5 @@ def _mistakes(kind: Any, given: Any, where: str) -> Iterator[str]:
 def _build(kind: Any, given: Mapping[str, Any]) -> Any:
     groups = {each.name: each.default_factory for each in fields(kind) if "allowed" not in each.metadata}
     values = {name: _build(groups[name], value) if name in groups else value for name, value in given.items()}
-    return kind(**values)
+    paths = {name: os.path.expanduser(values[name]) for name in PATHS & values.keys() if values[name]}  # noqa: PTH111
+    return kind(**values | paths)
