@@ -176,9 +176,9 @@ def _set_rows(source: str, path: Path, after: Cursor | None, split: str) -> Iter
             yield Cursor(split, row + 1, {split: _row_mark(row + 1, values)}), values
 
 
-def _row(source: str, split: str, table: Any, row: int) -> Row:
+def _row(source: str, split: str, table: Any, row: int) -> Mapping[str, Any]:
     try:
-        values: Row = table[row]
+        values: Mapping[str, Any] = table[row]
     except UnicodeDecodeError as error:  # `datasets` reads JSON of any bytes, and decodes when it is asked
         raise DataError(f"{source}[{split}] row {row}: not utf-8 text ({error.reason})") from error
     return values
