@@ -169,7 +169,7 @@ def _reading_problems(files: TokenizerFiles) -> Iterator[str]:
     """Yield the first way in which transformers reads a text otherwise than tokenizer.json."""
     rebuilt = files.kind in REBUILT
     if rebuilt and files.plain.normalizer is None:
-        yield f"{TOKENIZER} has no normalizer, which {files.kind}Fast asks for; a tokenizer_class without is {GENERIC}Fast"
+        yield f"{TOKENIZER} has no normalizer, which {files.kind}Fast asks for; {GENERIC}Fast does not"
         return
     flags = _flags(files) if rebuilt else None
     more, splits = _more_tokens(files), bool(files.told.get("split_special_tokens", False))
@@ -191,7 +191,7 @@ def _flags(files: TokenizerFiles) -> dict[str, Any] | None:
         return None
     asked = {own: files.told.get(name, default) for name, (default, own) in FLAGS.items()}
     same = all(state.get(own) == value for own, value in asked.items())
-    return None if same else {"clean_text": state["clean_text"]} | asked
+    return None if same else {"clean_text": state.get("clean_text", True)} | asked
 
 
 def _more_tokens(files: TokenizerFiles) -> list[AddedToken]:

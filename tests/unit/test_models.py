@@ -28,11 +28,13 @@ def changed(tmp_path, encoder):
     def make(outputs=None, **values):
         folder = tmp_path / f"model-{outputs}"
         shutil.copytree(encoder, folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | values))
+        config = json.loads((folder / "config.json").read_text()) | values
         if outputs is not None:
-            weights = load_file(folder / WEIGHTS)
-            save_file(weights | {CLASSIFIER: torch.zeros(outputs, 32)}, folder / WEIGHTS)
+            weights = {f"bert.{name}": value for name, value in load_file(folder / WEIGHTS).items()}
+            head = {CLASSIFIER: torch.rand(outputs, 32), "classifier.bias": torch.zeros(outputs)}
+            save_file(weights | head, folder / WEIGHTS)
+            config["id2label"] = {str(number): str(number) for number in range(outputs)}
+        (folder / "config.json").write_text(json.dumps(config))
         return folder
 
     return make
