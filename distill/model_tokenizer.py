@@ -230,10 +230,11 @@ def _habit_problems(files: TokenizerFiles, other: Tokenizer) -> Iterator[str]:
 def _probe_problems(files: TokenizerFiles, other: Tokenizer) -> Iterator[str]:
     added = [token.content for each in (files.plain, other) for token in each.get_added_tokens_decoder().values()]
     for text in (*PROBES, *(f"red {token}a {token.swapcase()} {token} ." for token in dict.fromkeys(added))):
-        here, there = (each.encode(text, add_special_tokens=False).tokens for each in (files.plain, other))
-        if here != there:
+        here, there = (each.encode(text, add_special_tokens=False) for each in (files.plain, other))
+        if here.ids != there.ids:
+            ours, theirs = (" ".join(each.tokens) for each in (here, there))
             yield (
-                f"{TOKENIZER} reads {text!r} as {' '.join(here)!r}, transformers, by {CONFIG}, as {' '.join(there)!r}; "
+                f"{TOKENIZER} reads {text!r} as {ours!r}, transformers, by {CONFIG}, as {theirs!r}; "
                 "make them agree: load the tokenizer that the model was trained with, and save it again"
             )
             return
