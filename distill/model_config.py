@@ -25,13 +25,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return what a JSON file of a model holds.
 
     Raises:
-        ConfigError: if it is a pointer of Git LFS, or no object in JSON.
+        ConfigError: if it is no object in JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        if text.startswith(POINTER):
-            raise ConfigError(f"{path} is a pointer of Git LFS, not the file itself; run: git lfs pull")
-        content = json.loads(text)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # a decoding error is a ValueError
         raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -39,12 +36,25 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_pointer(path: Path) -> bool:
+    """Return whether a file is what Git LFS leaves in place of a large one that was not fetched.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER.encode()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the fields of a BERT's configuration."""
     for name, least in LEAST.items():
         yield from _told(config, name, _is_whole(config.get(name), least), f"a whole number >= {least}")
     if "hidden_act" not in config:
-        yield "config.json has no hidden_act"
+        yield "config.json has no hidden_act; allowed is the name of one"
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if _is_whole(width, 1) and _is_whole(heads, 1) and int(width or 0) % int(heads or 1):
         yield f"its hidden_size is {width}; allowed is a multiple of num_attention_heads, {heads}"

@@ -14,7 +14,6 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from distill.errors import ConfigError
-from distill.model_config import POINTER
 from distill.tokenizer_files import (
     ADDED,
     CONFIG,
@@ -118,8 +117,6 @@ def _vocabulary_problems(files: TokenizerFiles) -> Iterator[str]:
             lines = [line.rstrip("\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    if lines and lines[0].startswith(POINTER):
-        raise ConfigError(f"{path} is a pointer of Git LFS, not the file itself; run: git lfs pull")
     listed = {token: number for number, token in enumerate(lines)}
     if listed == files.vocabulary:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
-from distill.model_config import POINTER, config_problems, label_count, read_object
+from distill.model_config import config_problems, is_pointer, label_count, read_object
 from distill.model_tokenizer import tokenizer_problems
 from distill.rules import problem
 from distill.schema import Config, EncoderTeacher
@@ -74,7 +74,10 @@ def locate_init(config: Config, encoder: Path) -> Path:
         return encoder
     folder = Path(option).expanduser()
     if (folder / RUN).is_file():
-        stages = read_object(folder / RUN).get("stages")
+        try:
+            stages = read_object(folder / RUN).get("stages")
+        except ConfigError as error:
+            raise ConfigError(f"teacher.init={option}: {error}") from error
         folder = folder / str(stages.get("teacher", "-") if isinstance(stages, dict) else "-")
     if lacking := _lacking(folder):
         raise ConfigError(f"teacher.init={option}: {lacking}; allowed is a run or a checkpoint")
@@ -132,7 +135,9 @@ def read_config(folder: Path, option: str = "teacher.model") -> Mapping[str, Any
         config = read_object(folder / "config.json")
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}") from error
-    if config.get("model_type") != "bert":
+    if "model_type" not in config:
+        raise ConfigError(f'{option}: {folder / "config.json"} has no model_type; of a BERT it is "bert"')
+    if config["model_type"] != "bert":
         raise ConfigError(f"{option}: {folder} is a {config.get('model_type')}; only BERTs make students")
     if found := [*config_problems(config)]:
         raise ConfigError("\n".join(f"{option}: {folder}: {line}" for line in found))
@@ -146,13 +151,14 @@ def _problems(folder: Path, plain: bool) -> Iterator[str]:
         folder: of the model.
         plain: whether an encoder is allowed; else it is a cross-encoder.
     """
-    shape, outputs = read_config(folder), _shapes(folder).get(CLASSIFIER, [None])[0]
+    shape = read_config(folder)
     for option, value, built in unbuildable(shape):
         verb = "is" if len(built) == 1 else "are"
         yield f"its {option} is {value}; allowed {verb} {', '.join(built)}"
     if (folder / ADAPTER).is_file():
         yield f"{ADAPTER}: transformers would load another model's weights; merge it into its base, and save that"
     try:
+        outputs = _shapes(folder).get(CLASSIFIER, [None])[0]
         if outputs != 1 and not (plain and outputs is None):
             allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
             yield f"allowed is {allowed}; it has {outputs or 'none'}"
@@ -169,8 +175,11 @@ def _problems(folder: Path, plain: bool) -> Iterator[str]:
 
 
 def _lacking(folder: Path) -> str | None:
-    """Return which files of a model a folder lacks, and what to do about it; None if none."""
+    """Return which files of a model are not in a folder, and what to do about it; None if all are."""
     missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
+    pointers = [name for name in FILES if (folder / name).is_file() and is_pointer(folder / name)]
+    if pointers:
+        return f"{folder / pointers[0]} is a pointer of Git LFS, not the file itself; run: git lfs pull"
     if not missing:
         return None
     hints = (hint for name, hint in INSTEAD.items() if WEIGHTS in missing and (folder / name).is_file())
@@ -186,15 +195,12 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a checkpoint's weights by their names.
 
     Raises:
-        ConfigError: if the file is damaged, or a pointer to it.
+        ConfigError: if the file is damaged.
     """
     return {name: each.shape for name, each in _stored(folder).items()}
 
 
 def _stored(folder: Path) -> dict[str, Stored]:
-    with (folder / WEIGHTS).open("rb") as file:
-        if file.read(len(POINTER)) == POINTER.encode():
-            raise ConfigError(f"{folder / WEIGHTS} is a pointer of Git LFS, not the file itself; run: git lfs pull")
     try:
         return read_header(folder / WEIGHTS)
     except ModelError as error:

@@ -202,9 +202,9 @@ def test_a_pair_that_is_joined_otherwise_is_refused(order, types, changed):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
-@pytest.mark.parametrize("text", ["{", "[1]", "\ufeff{}", "version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize("text", ["{", "[1]", "\ufeff{}"])
 def test_what_is_no_json_is_told_by_its_file(name, text, changed):
-    with pytest.raises(ConfigError, match=rf"/{name} (cannot be read as JSON|holds list|is a pointer)"):
+    with pytest.raises(ConfigError, match=rf"/{name} (cannot be read as JSON|holds list)"):
         problems(changed({name: text}))
 
 
