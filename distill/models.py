@@ -158,7 +158,7 @@ def _problems(folder: Path, plain: bool) -> Iterator[str]:
     if (folder / ADAPTER).is_file():
         yield f"{ADAPTER}: transformers would load another model's weights; merge it into its base, and save that"
     try:
-        outputs = _shapes(folder).get(CLASSIFIER, [None])[0]
+        outputs = next(iter(_shapes(folder).get(CLASSIFIER, ())), None)
         if outputs != 1 and not (plain and outputs is None):
             allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
             yield f"allowed is {allowed}; it has {outputs or 'none'}"

@@ -13,7 +13,7 @@ from distill.model_tokenizer import tokenizer_problems
 from tests.conftest import THINGS, WORDS, write_tokenizer
 
 TEXTS = (
-    "Red boat", "caf\u00e9", "\u7ea2\u8239 boat", "a [MASK] b", "red<new>boat <NEW>", "a\x07b", "[cls] [SEP]", "blue",
+    "Red boat", "caf\u00e9", "\u7ea2\u8239 boat", "a [MASK] b", "red<new>boat <NEW>", "a\x07b", "[cls] [SEP]", "bored",
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def told(**fields):
 
 
 TEMPLATE = {"type_id": 0}
-CLS = {"content": "[CLS]", "special": True, "normalized": True}
+RED = {"content": "red", "special": False, "normalized": False}
 NEW = {"content": "<new>", "special": False}
 AGREE = {
     "as they are": {},
@@ -113,7 +113,7 @@ DIFFER = {
         told(tokenize_chinese_chars=False),
         r'parts Chinese characters, tokenizer_config\.json joins them; .*"tokenize_chinese_chars": true',
     ),
-    "a token marked otherwise": (told(added_tokens_decoder={"2": CLS}), r"reads .*cls.* transformers.* as "),
+    "a word made a token": (told(added_tokens_decoder={"5": RED}), r"reads .*reda.* transformers.* as "),
     "a special token more": (told(additional_special_tokens=["<new>"]), r"reads .*<new>.* transformers.* as "),
     "special tokens in texts": (told(split_special_tokens=True), r"reads .*\[PAD\].* transformers.* as "),
 }
