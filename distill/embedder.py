@@ -18,6 +18,7 @@ from distill.student import choose_layers
 from distill.teacher import copy_tokenizer
 from distill.tokens import length_sorted
 from export.embedder_graph import DENSE, EMBEDDER_FILE, LEAST, read_about
+from export.loading import load_whole
 from export.progress import Progress
 from export.runtime.embedder import TextEncoder
 from export.runtime.scorer import Float32
@@ -71,11 +72,11 @@ class TextEmbedder(nn.Module):
             attention: transformers' name of its implementation.
             dropout: in training.
         """
-        bert = BertModel.from_pretrained(
+        bert = load_whole(
+            BertModel,
             encoder,
-            dtype=torch.float32,
+            may_lack=() if pooling == "pooler" else ("pooler.",),
             attn_implementation=attention,
-            local_files_only=True,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
         )

@@ -30,8 +30,12 @@ def embed(texts: list[str], encoder: Path, max_length: int, what: str) -> Float3
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
-    model = AutoModel.from_pretrained(encoder, dtype=torch.float32, local_files_only=True).eval()
+    from export.loading import load_whole
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        encoder, local_files_only=True, truncation_side="right", padding_side="right"
+    )
+    model = load_whole(AutoModel, encoder, may_lack=("pooler.",)).eval()
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     lengths = np.array([len(text) for text in texts])
     with torch.inference_mode(), Progress(what, len(texts), "texts") as bar:

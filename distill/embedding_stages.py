@@ -49,7 +49,9 @@ def locate(config: Config, source: Path) -> None:
     embed = config.embed
     if not isinstance(embed, PcaEmbed):
         return
-    shape = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    shape = models.read_config(source)
+    if embed.pooling == "pooler" and models.has_no_pooler(source):
+        raise ConfigError(f"embed.pooling=pooler: allowed are mean, cls; {source} has no pooler")
     most, width, layers = (int(shape[name]) for name in
                            ("max_position_embeddings", "hidden_size", "num_hidden_layers"))  # fmt: skip
     if embed.max_length > most:

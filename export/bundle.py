@@ -42,6 +42,9 @@ TOKENIZER_FILES = ("vocab.txt", "special_tokens_map.json")
 SPECIAL_TOKENS = {
     "cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]",
 }  # fmt: skip
+NORMALIZER = {  # what tokenizer_config.json calls the fields of tokenizer.json's normalizer
+    "do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars",
+}  # fmt: skip
 IDENTITY = "torch.nn.modules.linear.Identity"  # sentence-transformers would put a sigmoid on a single output
 
 
@@ -94,6 +97,29 @@ def sums_of(folder: Path) -> str:
 def files_of(folder: Path) -> list[str]:
     """Return the names of all files of a bundle, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def tokenizer_config(student: Path, length: int) -> dict[str, Any]:
+    """Return a tokenizer_config.json by which transformers reads texts as tokenizer.json does, whatever was told.
+
+    Args:
+        student: folder of its checkpoint.
+        length: most tokens of a pair.
+    """
+    path = student / "tokenizer_config.json"
+    config: dict[str, Any] = _read_json(path) if path.is_file() else dict(SPECIAL_TOKENS)
+    content = _read_json(student / TOKENIZER)
+    normalizer = content.get("normalizer") or {}
+    if normalizer.get("type") == "BertNormalizer" and content["model"].get("type") == "WordPiece":
+        kind = "BertTokenizer"  # sets the normalizer anew, by these
+        config |= {field: normalizer.get(name) for field, name in NORMALIZER.items()}
+    else:
+        kind = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is, and has no special tokens of its own
+        config = config if config.get("tokenizer_class") == kind else SPECIAL_TOKENS | config
+    config.pop("name_or_path", None)  # a folder of whoever made the model
+    config.pop("model_input_names", None)  # the default has all three
+    sides = {"truncation_side": "right", "padding_side": "right"}
+    return config | {"tokenizer_class": kind, "model_max_length": length} | sides
 
 
 def _write(sources: Sources, work: Path) -> None:
@@ -150,18 +176,8 @@ def _write_checkpoint(sources: Sources, work: Path) -> None:
     config = _read_json(sources.student / "config.json")
     config["sentence_transformers"] = {"activation_fn": IDENTITY}
     _write_json(work / "config.json", config)
-    _write_json(work / "tokenizer_config.json", _tokenizer_config(sources.student, length))
+    _write_json(work / "tokenizer_config.json", tokenizer_config(sources.student, length))
     _write_json(work / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-
-
-def _tokenizer_config(student: Path, length: int) -> dict[str, Any]:
-    path = student / "tokenizer_config.json"
-    config: dict[str, Any] = _read_json(path) if path.is_file() else dict(SPECIAL_TOKENS)
-    if "do_lower_case" not in config:
-        normalizer = _read_json(student / TOKENIZER).get("normalizer") or {}
-        config["do_lower_case"] = bool(normalizer.get("lowercase", True))
-    config.pop("name_or_path", None)  # a folder of whoever made the model
-    return config | {"tokenizer_class": "BertTokenizer", "model_max_length": length, "truncation_side": "right"}
 
 
 def _write_triton(sources: Sources, variants: list[Offered], work: Path) -> None:

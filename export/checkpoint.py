@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from transformers import BertForSequenceClassification
 
 from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
+from export.loading import load_whole
 from export.split_bert import MODEL_TYPE, SplitBert
 
 ORDINARY = "BertForSequenceClassification"  # the architecture that a checkpoint states, whichever class wrote it
@@ -19,13 +19,10 @@ def load_ranker(folder: str, *, cls_only: bool, attention: str = "sdpa") -> Bert
     """Load a cross-encoder's checkpoint in fp32, in evaluation mode; a split one as what it is, `cls_only` or not.
 
     Raises:
-        ModelError: if it is no BERT with one output.
+        ModelError: if it is no BERT with one output, or not all of it would be loaded.
     """
     kind = SplitBert if _is_split(Path(folder)) else ClsOnlyBert if cls_only else BertForSequenceClassification
-    try:
-        model = kind.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is no BERT checkpoint: {str(error).splitlines()[0]}") from error
+    model: BertForSequenceClassification = load_whole(kind, folder, attn_implementation=attention)
     if model.config.model_type not in ("bert", MODEL_TYPE) or model.config.num_labels != 1:
         raise ModelError(
             f"{folder} is a {model.config.model_type} with {model.config.num_labels} outputs; a ranker here is a BERT "

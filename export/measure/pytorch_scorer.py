@@ -18,7 +18,9 @@ class PytorchScorer:
 
     def __init__(self, checkpoint: Path, max_length: int, threads: int, batch_size: int) -> None:
         torch.set_num_threads(threads)
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint, local_files_only=True, truncation_side="right", padding_side="right"
+        )
         self._model = load_ranker(str(checkpoint), cls_only=False)
         self._max_length, self._batch_size = max_length, batch_size
 

@@ -38,15 +38,10 @@ class PairEncoder:
             raise ModelError(f"max_length={max_length} leaves no room for text; at least {SPECIAL + 2}")
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        probe = tokenizer.encode("a", "b")
-        inner = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in "ab"]
-        types = [0] * (inner[0] + 2) + [1] * (inner[1] + 1)
-        if probe.type_ids != types:
-            raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
+        self.cls, self.sep = pair_ends(tokenizer)
         self._tokenizer = tokenizer
         self._serial = False
         self._words = Words.of(tokenizer)
-        self.cls, self.sep = probe.ids[0], probe.ids[-1]
         self.max_length = max_length
         self._cls, self._sep = np.array([self.cls]), np.array([self.sep])
         self._types = np.repeat(np.array([0, 1]), max_length)
@@ -163,6 +158,25 @@ class PairEncoder:
             out["token_type_ids"][row, : len(ids)] = types
             out["attention_mask"][row, : len(ids)] = 1
         return out
+
+
+def pair_ends(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Return the ids of the tokens that a pair begins with, and that each of its texts ends with.
+
+    Args:
+        tokenizer: that neither cuts nor pads.
+
+    Raises:
+        ModelError: if it does not join a pair as [CLS] query [SEP] item [SEP] with type ids 0 and 1.
+    """
+    texts = ("a a", "b")  # of unlike lengths, so that their order shows
+    pair = tokenizer.encode(*texts)
+    query, item = (tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+    if pair.type_ids == [0] * (len(query) + 2) + [1] * (len(item) + 1):
+        cls, sep = pair.ids[0], pair.ids[-1]
+        if cls != sep and pair.ids == [cls, *query, sep, *item, sep]:
+            return cls, sep
+    raise ModelError("the tokenizer does not join a pair as [CLS] query [SEP] item [SEP]; not a BERT tokenizer")
 
 
 def kept_lengths(
