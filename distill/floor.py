@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from distill import baselines
 from distill.errors import TrainingError
-from distill.monitor import Monitor
+from distill.monitor import METRIC, Monitor
 from distill.records import RankingData, Split
 from distill.schema import Config, EncoderTeacher, NoWarm
 from distill.stages import Built
-from distill.training_progress import METRIC
 from export.measure.quality import difference_interval, ranking_metrics
 
 log = logging.getLogger(__name__)

@@ -7,18 +7,21 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from distill.errors import TrainingError
 from export.measure.quality import CUT, mean_interval
 from export.runtime.tokens import Int64
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 log = logging.getLogger(__name__)
 
+METRIC = "ndcg@10"
 SHARE = 0.5  # of the steps, after which a training is held to this; on labels alone one may stand at chance till then
 WINDOW = 0.25  # of the steps: how many of the latest are looked at
 LEAST_STEPS = 30  # in the window; fewer decide nothing
@@ -85,6 +88,8 @@ class Monitor:
             scores: the model's, float [groups, size].
             mask: bool [groups, size], False where a group is filled up.
         """
+        import torch
+
         if self.floor == "none":
             return
         with torch.no_grad():
@@ -98,6 +103,8 @@ class Monitor:
         Raises:
             TrainingError: if their scores hardly vary, or their loss is not surely below that of equal scores.
         """
+        import torch
+
         window = min(len(self._leads), round(WINDOW * steps))
         if done < SHARE * steps or window < LEAST_STEPS:
             return

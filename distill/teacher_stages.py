@@ -14,9 +14,9 @@ import numpy as np
 from distill import floor, models, state_terms, vocabulary
 from distill.floor import References
 from distill.making import TRAINING, training_pairs
+from distill.monitor import METRIC
 from distill.schema import Config, EncoderTeacher, SimilarityWarm
 from distill.stages import Built, Stage, Store
-from distill.training_progress import METRIC
 from distill.width import validate_student
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.

@@ -26,13 +26,13 @@ from distill.device import Device
 from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
 from distill.imitation import PROJECTIONS, Imitation
-from distill.monitor import Monitor, chance_ndcg
+from distill.monitor import METRIC, Monitor, chance_ndcg
 from distill.rules import problem
 from distill.schema import Fit, Train
 from distill.scores import score_rows
 from distill.tokens import PairTokens
 from distill.training_arguments import training_arguments
-from distill.training_progress import METRIC, LastEvaluation, ProgressCallback
+from distill.training_progress import LastEvaluation, ProgressCallback
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.scorer import Float32

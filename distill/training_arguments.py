@@ -9,8 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from distill.device import Device
+from distill.monitor import METRIC
 from distill.schema import Fit, Train
-from distill.training_progress import METRIC
 
 
 def forget_precision() -> None:

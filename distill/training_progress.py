@@ -8,11 +8,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from distill.monitor import METRIC
 from export.progress import Progress
 
 log = logging.getLogger(__name__)
-
-METRIC = "ndcg@10"
 
 
 class LastEvaluation(TrainerCallback):  # type: ignore[misc]

@@ -29,10 +29,10 @@ import pyarrow as pa
 from hydra import compose, initialize_config_module
 
 from distill import baselines, cli, floor, making, measuring, models, pipeline, schema, teacher_stages
+from distill.monitor import METRIC
 from distill.records import RankingData, RankingLayout
 from distill.schema import Config
 from distill.stages import Built, Store
-from distill.training_progress import METRIC
 from export.errors import UserError
 from export.files import write_atomic
 from export.host import describe_host, versions
