@@ -20,6 +20,7 @@ from export.measure.recommendation import (
     NOT_SHOWN,
     RECOMMENDED,
     Recommendation,
+    served_student,
     unmeasured,
     worse,
 )
@@ -107,7 +108,11 @@ def bundle_recommendation(manifest: Manifest, precision: str, confidence: float)
     Raises:
         UserError: if the per-query values are damaged or gone.
     """
-    carried = Recommendation.of(manifest.content.get("verdict"))
+    rows = [row for row in manifest.content["quality"] if isinstance(row, dict) and "model" in row]
+    served = served_student(rows)
+    carried = None  # a verdict is of the graph that is served by itself; another is judged by its own values
+    if served is None or served.get("precision") == precision:
+        carried = Recommendation.of(manifest.content.get("verdict"))
     if EVALUATION not in manifest.content["files"]:
         nothing = unmeasured(f"the bundle has no {EVALUATION}")
         return nothing if carried is None else worse(carried, nothing)

@@ -106,14 +106,14 @@ def tradeoff_rows(
 
 
 def warnings_of(
-    comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], verdict: Recommendation | None = None
+    comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], said: Recommendation | None = None
 ) -> list[str]:
     """Return what a reader must not overlook: a teacher, or the student that is served, no better than a baseline.
 
     Args:
         comparisons: of the table.
         rows: of the table.
-        verdict: what is said before all warnings; what it tells of is not told again.
+        said: the verdict, which stands before all warnings; what it tells of is not told again.
     """
     score = {row["model"]: row[MAIN] for row in reversed(rows)}
     score |= {f"student {row['precision']}": row[MAIN] for row in rows if _is_served(row["model"], row["engine"])}
@@ -121,7 +121,7 @@ def warnings_of(
     for comparison in comparisons:
         low, high = comparison["interval"]
         name, _, baseline = comparison["name"].partition(" - ")
-        if low > 0 or (verdict is not None and verdict.says(comparison)):
+        if low > 0 or (said is not None and said.says(comparison)):
             continue
         verdict = "below" if comparison["difference"] < 0 else "not surely above"
         found.append(
