@@ -135,7 +135,7 @@ def shown_difference(found: Row) -> tuple[str, str]:
 
 def recommended(row: Row) -> str:
     """Return whether a run's student is recommended over the baselines, in a word; a dash without a result."""
-    return RECOMMENDED_WORDS.get(row.get("recommendation"), NOTHING)
+    return RECOMMENDED_WORDS.get(str(row.get("recommendation")), NOTHING)
 
 
 def verdict_of(found: Row) -> str:

@@ -17,9 +17,13 @@ from tests.faults.bundles import seal
 pytestmark = pytest.mark.integration
 
 
-def gate(subject, budget, *arguments):
-    command = [sys.executable, "-m", "export.cli", "gate", str(subject), "--budget", str(budget), *map(str, arguments)]
+def ranker(*arguments):
+    command = [sys.executable, "-m", "export.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def gate(subject, budget, *arguments):
+    return ranker("gate", subject, "--budget", budget, *arguments)
 
 
 @pytest.fixture
@@ -75,6 +79,13 @@ def test_a_bundle_whose_verdict_is_not_allowed_does_not_pass(bundle, budget, tmp
     assert done.returncode == 1, done.stdout + done.stderr
     assert "not recommended: the teacher is below bm25" in done.stdout
     assert gate(doomed, budget("size_mb <= 5", allow=["not_recommended"])).returncode == 0
+    done = ranker("verify", doomed)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "      verdict: not recommended: the teacher is below bm25"
+    (tmp_path / "items.txt").write_text("red car\nblue boat\n")
+    done = ranker("rank", doomed, "--query", "red", tmp_path / "items.txt")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert "not recommended: the teacher is below bm25" in done.stderr
     for verdict in (None, {"status": "recommended", "sentence": "recommended: it says so itself"}):
         manifest.pop("verdict", None)
         manifest |= {} if verdict is None else {"verdict": verdict}
