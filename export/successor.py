@@ -43,7 +43,12 @@ DROPPED = (MANIFEST, SUMS, SIGNATURE, WEIGHTS, GOLDEN, EVALUATION, CARD)  # of t
 HEADING = "\n## Updated\n"  # of the card; what follows is of the last update
 DIGITS = 6
 CONFIDENCE = 0.95  # of a parent that does not say it
-OF_SCORES = (*METRICS, *AGREEMENT, "tied", "retention")  # columns that other weights change; times and sizes they do not
+OF_SCORES = (
+    *METRICS,
+    *AGREEMENT,
+    "tied",
+    "retention",
+)  # columns that other weights change; times and sizes they do not
 STALE_CASCADE = "the cascade's cut-offs were fitted to the student before its updates; the anchor keeps its scores near"
 
 

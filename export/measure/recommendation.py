@@ -1,6 +1,6 @@
 """What a run came to: whether its student is worth serving in place of the best baseline. Decided here alone.
 
-The one rule for terminal, page, card, tables, trackers, bundles and gate. nDCG@10 decides, in pairs over the same test
+The one rule for terminal, page, card, tables, trackers, bundles and gate. nDCG@10 decides, in pairs over the same
 queries; `interval` is that of the mean difference.
 
 - not_recommended: a baseline, which costs next to nothing, is surely better than the student or than its teacher; or
@@ -29,7 +29,7 @@ CHANCE = 0.5  # pair accuracy of scores that are all the same: a tie counts half
 
 BETTER_TEACHER = "train a better teacher (warm=similarity or warm=histories, more labels)"
 BETTER_STUDENT = "serve {} instead, or distill anew (more pairs, a larger student)"
-MORE_EVIDENCE = "take more test queries, or a better teacher"
+MORE_EVIDENCE = "take more queries, or a better teacher"
 
 Row = Mapping[str, Any]
 
@@ -75,7 +75,7 @@ class Recommendation:
     def says(self, comparison: Row) -> bool:
         """Return whether it already tells of a comparison."""
         name = str(comparison.get("name", "")).partition(" - ")[2]
-        return self.status == NOT_RECOMMENDED and (name, _ends(comparison)) == (self.baseline, self.interval)
+        return self.interval is not None and (name, _ends(comparison)) == (self.baseline, self.interval)
 
 
 def recommend(rows: Sequence[Row], comparisons: Sequence[Row], queries: int | None) -> Recommendation:
@@ -99,9 +99,9 @@ def recommend(rows: Sequence[Row], comparisons: Sequence[Row], queries: int | No
     best_first = sorted(baselines, key=lambda row: -row[MAIN])
     if queries is None or queries < LEAST_QUERIES:
         number = "an unknown number of" if queries is None else f"{queries:.0f}"
-        told = f"{number} test queries are too few to tell, at least {LEAST_QUERIES} are needed"
+        told = f"{number} queries are too few to tell, at least {LEAST_QUERIES} are needed"
         best = f"{best_first[0]['model']}, the best baseline, {best_first[0][MAIN]:.3f}"
-        return Recommendation(NOT_SHOWN, f"not shown: {told}; {_scored(student)}, {best}")
+        return Recommendation(NOT_SHOWN, f"not shown: {told}; {_scored(student)} and {best}", best_first[0]["model"])
     return _held_against(best_first, student, rows, comparisons)
 
 

@@ -68,7 +68,7 @@ def test_a_bundle_whose_verdict_is_not_allowed_does_not_pass(bundle, budget, tmp
     done = gate(bundle, budget("size_mb <= 5", allow=[]))
     assert done.returncode == 3, done.stdout + done.stderr
     assert done.stdout.splitlines()[0].startswith("inconclusive recommendation of student")
-    assert "not shown: 6 test queries are too few to tell" in done.stdout
+    assert "not shown: 6 queries are too few to tell" in done.stdout
     assert gate(bundle, budget("size_mb <= 5", allow=["not_shown"])).returncode == 0
     doomed = Path(shutil.copytree(bundle, tmp_path / "doomed"))
     manifest = json.loads((doomed / "manifest.json").read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ def test_a_run_ends_with_its_verdict(place):
     verdict = table(run)["verdict"]
     assert verdict["status"] == "not_shown"  # of six queries
     assert lines["recommendation"]["verdict"] == "pass"  # the budget of these tests allows it
-    assert gate["lines"][0]["note"].startswith("not shown: 6 test queries are too few to tell")
+    assert gate["lines"][0]["note"].startswith("not shown: 6 queries are too few to tell")
     said = place[1].stdout.splitlines()
     assert verdict["sentence"] in said
     assert said.index(verdict["sentence"]) < next(i for i, line in enumerate(said) if line.startswith("model "))

@@ -261,3 +261,8 @@ def test_a_warning_does_not_repeat_the_verdict():
     assert len(every) == len(beside) + 1
     (told,) = set(every) - set(beside)
     assert told.startswith(f"teacher below {found.baseline}: ")
+    table, comparisons = measured(teacher=GOOD, student=FAIR, bm25=FAIR, embedding=POOR)
+    found = recommend(table, comparisons, QUERIES)
+    assert found.status == NOT_SHOWN
+    assert warnings_of(comparisons, table, found) == []
+    assert len(warnings_of(comparisons, table)) == 1
