@@ -31,6 +31,7 @@ from distill.validate import validate
 from export.errors import UserError
 from export.full_disk import write_problem
 from export.measure.cascade_table import print_cascade
+from export.measure.recommendation import recommendation_of
 from export.measure.retrieval_table import print_retrieval
 from export.measure.table import NOTHING, finding, print_tradeoff, shown, shown_interval
 from export.printing import mute, printing_at_best
@@ -149,6 +150,7 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> None:
     if not tradeoff:
         return
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep's end has the table
+        log.info("%s", recommendation_of(tradeoff).sentence)
         log.info("%s", finding(tradeoff))
     else:
         print_tradeoff(tradeoff, Console())

@@ -30,6 +30,7 @@ from export.measure import latency as latency_
 from export.measure import parity as parity_
 from export.measure import predictions as predictions_
 from export.measure.budget import Budget
+from export.measure.recommendation import recommend
 from export.measure.retrieval import RETRIEVAL
 from export.measure.systems import System
 from export.measure.tradeoff import FORMAT, Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
@@ -191,10 +192,12 @@ class Run:
             about,
         )
         rows, comparisons = tradeoff_rows(candidates, split.grade, split.offsets, relevant, bootstrap)
+        verdict = recommend(rows, comparisons, len(split.query))
         timed = samples[measured.systems[0][0].name]
         return {
             "format": FORMAT,
             "experiment": self.config.name,
+            "verdict": verdict.as_dict(),
             "dataset": records.summary["name"],
             "fingerprint": data.key,
             "licences": {
@@ -209,7 +212,7 @@ class Run:
             "confidence": measure.confidence,
             "rows": rows,
             "comparisons": comparisons,
-            "warnings": warnings_of(comparisons, rows),
+            "warnings": warnings_of(comparisons, rows, verdict),
             "latency": {
                 "threads": latency_.threads(measured.latency.folder),
                 "queries": int(timed.wall_ms.shape[1]),

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from export.errors import UserError
+from export.measure.recommendation import headline as first_line
+from export.measure.recommendation import recommendation_of
 from export.measure.table import finding, headline
 
 FILES = ("report.html", "tradeoff.json", "gate.json", "config.yaml", "run.json", "distill.log")
@@ -167,6 +169,7 @@ def _tags(
         "host": _host(tradeoff.get("host") or {}),
         "versions": ", ".join(f"{name} {version}" for name, version in (tradeoff.get("versions") or {}).items()),
         "folder": str(folder.absolute()),
+        "recommendation": recommendation_of(tradeoff).status if tradeoff else None,
         "verdict": gate.get("verdict"),
     }
     for name, value in known.items():
@@ -229,11 +232,13 @@ def _note(record: Mapping[str, Any], tradeoff: Mapping[str, Any], gate: Mapping[
         return cut(f"{record['status']}: {record.get('error', '')}", TAG_LENGTH)
     lines = [f"- warning: {warning}" for warning in tradeoff.get("warnings", ())]
     lines += [f"- {line['verdict']}: `{line['bound']}`" for line in gate.get("lines", ())]
-    return cut("\n".join([finding(tradeoff), "", *lines]), TAG_LENGTH)
+    first = [first_line(recommendation_of(tradeoff).sentence), "", finding(tradeoff), ""]
+    return cut("\n".join([*first, *lines]), TAG_LENGTH)
 
 
 def _summary(tradeoff: Mapping[str, Any], gate: Mapping[str, Any]) -> dict[str, str]:
     row = headline(tradeoff) if tradeoff else None
     values = {name: (row or {}).get(name) for name in ("retention", "size_mb")} | {"verdict": gate.get("verdict")}
     values |= {"bundle_key": gate.get("key")}
+    values |= {"recommendation": recommendation_of(tradeoff).status if tradeoff else None}
     return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values.items() if value}

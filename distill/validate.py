@@ -258,6 +258,7 @@ def _engine_checks(config: Config) -> Iterator[str]:
 
 def _budget_checks(config: Config) -> Iterator[str]:
     if not config.budget.require:
+        yield from (f"budget.{mistake}" for mistake in budget.allow_mistakes(config.budget.allow))
         return
     try:
         asked = budget.Budget.of(asdict(config.budget), "budget")

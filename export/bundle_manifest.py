@@ -9,6 +9,7 @@ from typing import Any
 from export.bundle_sources import Sources
 from export.graph import FP32, INT8, INT8_AVX2, WEIGHT8
 from export.measure import golden
+from export.measure.recommendation import recommendation_of
 from export.runtime.manifest import FORMAT, GOLDEN, SHORTENER, SPLIT, TOKENIZER
 from export.runtime.tokens import SPECIAL
 from export.split_graph import item_parts
@@ -35,6 +36,7 @@ def describe(sources: Sources, variants: list[Offered], work: Path) -> dict[str,
         "format": FORMAT,
         "name": tradeoff["experiment"],
         "key": _key(work, variants, sources.max_length),
+        "verdict": recommendation_of(tradeoff).as_dict(),
         "scores": {
             "scale": "raw logit, comparable within a query",
             "activation": "identity",

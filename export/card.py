@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from export.measure.recommendation import Recommendation, headline
 from export.measure.report import plot_file
 from export.measure.table import conditions, finding, shown, shown_interval
 from export.plain import code, markdown, visible
 
 TEMPLATE = "card.md.j2"
+TITLE = "\n# "  # a card's first heading
 
 
 def write_card(manifest: Mapping[str, Any], tradeoff: Mapping[str, Any], card: Path, plot: Path) -> None:
@@ -36,6 +38,7 @@ def write_card(manifest: Mapping[str, Any], tradeoff: Mapping[str, Any], card: P
     text = environment.get_template(TEMPLATE).render(
         m=manifest,
         t=tradeoff,
+        verdict=first_line(Recommendation.of(manifest["verdict"])),
         finding=finding(tradeoff),
         conditions=conditions(tradeoff),
         plot=plot.name if drawing else None,
@@ -43,3 +46,23 @@ def write_card(manifest: Mapping[str, Any], tradeoff: Mapping[str, Any], card: P
     card.write_text(text, encoding="utf-8", newline="\n")
     if drawing:
         plot.write_text(drawing, encoding="utf-8", newline="\n")
+
+
+def first_line(verdict: Recommendation | None) -> str:
+    """Return what stands below a card's title; nothing for a bundle from before there were verdicts."""
+    return "" if verdict is None else f"**{headline(verdict.sentence)}**"
+
+
+def with_verdict(text: str, old: Recommendation | None, new: Recommendation) -> str:
+    """Return a card with another verdict below its title, in place of the old one if it has that.
+
+    Args:
+        text: of the card.
+        old: the verdict that it was written with.
+        new: the verdict that holds now.
+    """
+    if old is not None and (line := first_line(old)) in text:
+        return text.replace(line, first_line(new), 1)
+    before, title, after = text.partition(TITLE)
+    name, end, rest = after.partition("\n")
+    return f"{before}{title}{name}{end}\n{first_line(new)}\n{rest}" if title else f"{first_line(new)}\n\n{text}"

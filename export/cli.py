@@ -92,10 +92,7 @@ def verify(
         for finding in findings_of(bundle, variant or (), key):
             wrong += not finding.ok
             if not (quiet and finding.ok):
-                say(
-                    f"{'ok   ' if finding.ok else 'WRONG'} {finding.what}: {finding.detail}",
-                    fg=None if finding.ok else "red",
-                )
+                say(f"{finding.mark} {finding.what}: {finding.detail}", fg=None if finding.ok else "red")
     if wrong:
         typer.secho(f"{bundle} is not to be used: {wrong} finding{'s' if wrong > 1 else ''}", err=True, fg="red")
         raise typer.Exit(1)
@@ -123,6 +120,7 @@ def rank(
 ) -> None:
     """Rank items, one a line, for a query: best first."""
     from export.runtime.cascade import Cascade
+    from export.runtime.manifest import Manifest
     from export.runtime.ranker import Ranker
 
     with _told():
@@ -136,6 +134,8 @@ def rank(
             loaded = Ranker.load(bundle, variant=variant, threads=threads, states=states)
         else:
             loaded = Cascade.load(bundle, level, threads=threads)
+        if doubt := Manifest.read(bundle).doubt:
+            typer.secho(f"warning: {bundle}: {doubt}", err=True, fg="yellow")
         with loaded as ranker:
             for index, score in ranker.rank(query, texts, top):
                 if as_json:

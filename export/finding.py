@@ -16,15 +16,22 @@ class Finding:
         ok: whether it is as it should be.
         what: file or check.
         detail: what was found.
+        aside: whether it tells of something that no check decides.
     """
 
     ok: bool
     what: str
     detail: str
+    aside: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands before it: a word of five letters."""
+        return "     " if self.aside else "ok   " if self.ok else "WRONG"
 
     def plain(self) -> Finding:
         """Return it as one line that is safe to print, whatever the names and messages of a hostile bundle hold."""
-        return Finding(self.ok, _plain(self.what), _plain(" ".join(self.detail.split())))
+        return Finding(self.ok, _plain(self.what), _plain(" ".join(self.detail.split())), self.aside)
 
 
 def refusal(folder: Path, name: str, error: BaseException) -> Finding:

@@ -13,9 +13,18 @@ from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure import evaluation
 from export.measure.budget import Budget
-from export.measure.gate import Estimate, Verdict, judge
+from export.measure.gate import FAIL, INCONCLUSIVE, PASS, Estimate, Line, Verdict, judge
 from export.measure.invariance import measure_invariance
-from export.measure.recorded import latency_estimates, quality_estimates
+from export.measure.recommendation import (
+    NOT_RECOMMENDED,
+    NOT_SHOWN,
+    RECOMMENDED,
+    Recommendation,
+    served_student,
+    unmeasured,
+    worse,
+)
+from export.measure.recorded import latency_estimates, quality_estimates, recommendation
 from export.measure.runs import is_sweep
 from export.measure.subject import Subject, measure, teacher_of
 from export.measure.verdict import as_json
@@ -23,6 +32,7 @@ from export.runtime.manifest import EVALUATION, MANIFEST, Manifest
 
 LIBRARIES = ("rankdistill", "onnxruntime", "tokenizers", "numpy")
 RUN, GATE = "run.json", "gate.json"
+RECOMMENDATION = "recommendation"
 
 
 def gate(
@@ -80,8 +90,54 @@ def gate(
         "versions": versions(LIBRARIES),
     }
     model = f"student {chosen.name}"
+    verdict = recommendation_line(bundle_recommendation(manifest, chosen.precision, budget.confidence), budget, model)
     invariance = measure_invariance(bundle, chosen.name, asked)
-    return judge(budget, estimates, model, [invariance.line(model)]), about
+    return judge(budget, estimates, model, [invariance.line(model)], [verdict]), about
+
+
+def bundle_recommendation(manifest: Manifest, precision: str, confidence: float) -> Recommendation:
+    """Return a bundle's verdict: decided anew from its per-query values, or what it carries where that is worse.
+
+    So a bundle from before there were verdicts has one too, and none passes on what only its manifest claims.
+
+    Args:
+        manifest: of the bundle.
+        precision: of the graph that is judged.
+        confidence: of the intervals.
+
+    Raises:
+        UserError: if the per-query values are damaged or gone.
+    """
+    rows = [row for row in manifest.content["quality"] if isinstance(row, dict) and "model" in row]
+    served = served_student(rows)
+    carried = None  # a verdict is of the graph that is served by itself; another is judged by its own values
+    if served is None or served.get("precision") == precision:
+        carried = Recommendation.of(manifest.content.get("verdict"))
+    if EVALUATION not in manifest.content["files"]:
+        nothing = unmeasured(f"the bundle has no {EVALUATION}")
+        return nothing if carried is None else worse(carried, nothing)
+    found = recommendation(evaluation.read(manifest.folder / EVALUATION), precision, confidence)
+    return found if carried is None else worse(found, carried)
+
+
+def recommendation_line(found: Recommendation, budget: Budget, model: str) -> Line:
+    """Return a gate's first line: whether the verdict is one that the budget takes.
+
+    Args:
+        found: the verdict.
+        budget: which says what it takes beside "recommended".
+        model: what is judged.
+    """
+    taken = [RECOMMENDED]
+    if budget.allow:
+        taken += [NOT_SHOWN, *([NOT_RECOMMENDED] if NOT_RECOMMENDED in budget.allow else [])]
+    verdict = PASS if found.status in taken else INCONCLUSIVE if found.status == NOT_SHOWN else FAIL
+    note = (
+        found.sentence if verdict != PASS or found.status == RECOMMENDED else f"{found.sentence}; the budget allows it"
+    )
+    low, high = found.interval or (None, None)
+    bound = f"{RECOMMENDATION}: {' or '.join(taken)}"
+    return Line(RECOMMENDATION, model, bound, 0.0, verdict, found.difference, low, high, note)
 
 
 def _bundle(path: Path) -> Path:
@@ -122,7 +178,9 @@ def judge_run(run: Path, budget: Budget) -> dict[str, Any]:
     row = next(row for row in rows if row["precision"] == chosen.precision)
     found["size_mb"], found["peak_rss_mb"] = Estimate.exact(row["size_mb"]), Estimate.exact(row["peak_rss_mb"])
     found["pairs_per_s"] = Estimate.exact(row["pairs_per_s"])
-    verdict = judge(budget, found, f"student {chosen.name}")
+    model = f"student {chosen.name}"
+    first = recommendation_line(bundle_recommendation(manifest, chosen.precision, budget.confidence), budget, model)
+    verdict = judge(budget, found, model, first=[first])
     text = as_json(verdict, {"bundle": "bundle", "key": manifest.content["key"], "variant": chosen.name})
     write_atomic(run / GATE, text)
     return dict(json.loads(text))

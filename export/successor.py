@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from export import signature
 from export.bundle import sums_of
+from export.card import with_verdict
 from export.errors import BundleError
 from export.measure import evaluation, golden
 from export.measure.quality import AGREEMENT, METRICS, agreement, ranking_metrics
+from export.measure.recommendation import Recommendation, served_student, unmeasured
+from export.measure.recorded import recommendation
 from export.measure.tradeoff import finite
 from export.runtime.manifest import (
     CARD,
@@ -39,7 +42,13 @@ STUDENT = "student"
 DROPPED = (MANIFEST, SUMS, SIGNATURE, WEIGHTS, GOLDEN, EVALUATION, CARD)  # of the parent: written anew, if at all
 HEADING = "\n## Updated\n"  # of the card; what follows is of the last update
 DIGITS = 6
-OF_SCORES = (*METRICS, *AGREEMENT, "retention")  # columns that other weights change; times and sizes they do not
+CONFIDENCE = 0.95  # of a parent that does not say it
+OF_SCORES = (
+    *METRICS,
+    *AGREEMENT,
+    "tied",
+    "retention",
+)  # columns that other weights change; times and sizes they do not
 STALE_CASCADE = "the cascade's cut-offs were fitted to the student before its updates; the anchor keeps its scores near"
 
 
@@ -102,6 +111,7 @@ def write_successor(
     content = _describe(old, variants, graphs, update, out)
     if measured is not None:
         content["quality"] = [*content["quality"], *_measure(old, measured, out)]
+    content["verdict"] = _verdict(content, out).as_dict()
     _write_card(parent, content, out)
     write_manifest(content, out)
     (out / SUMS).write_text(sums_of(out), encoding="utf-8", newline="\n")
@@ -190,15 +200,28 @@ def _measure(old: Manifest, measured: Measured, out: Path) -> list[dict[str, Any
     return [dict(finite(row)) for row in table]
 
 
+def _verdict(content: Mapping[str, Any], out: Path) -> Recommendation:
+    """Return the verdict on the weights as they are now; never the parent's, which was on others."""
+    student = served_student(content["quality"])
+    if student is None or not (out / EVALUATION).is_file():
+        return unmeasured("the updated student was not measured on the test set of the student before its updates")
+    confidence = float(content.get("confidence", CONFIDENCE))
+    return recommendation(evaluation.read(out / EVALUATION), student["precision"], confidence)
+
+
 def _write_card(parent: Path, content: Mapping[str, Any], out: Path) -> None:
     """Write the parent's card with what the update says of itself at its end."""
     if not (parent / CARD).is_file():
         return
     text = (parent / CARD).read_text(encoding="utf-8").split(HEADING)[0].rstrip("\n")
+    was, now = (Recommendation.of(each) for each in (Manifest.read(parent).content.get("verdict"), content["verdict"]))
+    if now is not None:
+        text = with_verdict(text, was, now)
     update = content["update"]
     lines = [f"- {name}: {value['detail']}" for name, value in update.get("checks", {}).items()]
     told = (
         f"Version {update['version']}, made of {update['parent']} by {update['kind']} on {update['trained']} events. "
-        "What is said above of quality is of the student before its updates; what held before this one was published:"
+        "What is said above of quality, but for the first line, is of the student before its updates; what held before "
+        "this one was published:"
     )
     (out / CARD).write_text(f"{text}\n{HEADING}\n{told}\n\n" + "\n".join(lines) + "\n", encoding="utf-8", newline="\n")

@@ -17,6 +17,8 @@ from export.unsafe import entries, unsafe_content, unsafe_files
 
 MOST_SUMS = 1 << 20  # bytes
 GRAPH = ".onnx"
+VERDICT = "verdict"
+NO_VERDICT = "none, it was made before there were any; ranker gate decides one"
 
 
 def verify(folder: Path, variants: Sequence[str] = (), key: Path | None = None) -> Iterator[Finding]:
@@ -93,6 +95,7 @@ def _findings(folder: Path, variants: Sequence[str], key: Path | None) -> Iterat
             yield from check_stages(manifest)
         if EMBEDDER in manifest.content["files"]:
             yield from check_embedder(manifest)
+        yield Finding(True, VERDICT, NO_VERDICT if manifest.verdict is None else manifest.verdict[1], aside=True)
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, Finding]:

@@ -88,5 +88,6 @@ class Budget:
     """What a student is held to; `export.measure.budget` says what a bound can be."""
 
     require: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
     confidence: float = 0.95
     time_limit: float = 120.0

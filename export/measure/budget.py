@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import UserError
+from export.measure.recommendation import ALLOWABLE
 from export.yaml_file import read_yaml
 
 BOUND = re.compile(
     r"\s*(?P<metric>[A-Za-z_0-9@]+)\s*(?P<operator><=|>=)\s*(?P<value>[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*"
 )
 OPTIONS = {"confidence": 0.95, "time_limit": 120.0}
+ALLOW = "allow"
 MOST_BYTES = 1 << 20
 
 
@@ -53,7 +55,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("rbo", "quality", True, *_SHARE, "", "rank-biased overlap with the teacher's order"),
         Metric("overlap@10", "quality", True, *_SHARE, "", "share of the teacher's first ten"),
         Metric("retention", "quality", True, *_AMOUNT, "", "nDCG@10 over the teacher's"),
-        Metric("lift_kept", "quality", True, *_ANY, "", "share kept of the teacher's lead over simple baselines"),
+        Metric("lift_kept", "quality", True, *_ANY, "", "share kept of the teacher's lead over the best baseline"),
         Metric("quality_difference", "quality", True, -1.0, 1.0, "baseline", "nDCG@10 less the baseline bundle's"),
         Metric("size_mb", "size", False, *_AMOUNT, "", "file of the served graph, 10^6 bytes"),
         Metric("peak_rss_mb", "memory", False, *_AMOUNT, "", "peak memory of a process that serves it, 10^6 bytes"),
@@ -97,11 +99,13 @@ class Budget:
         bounds: all of which must hold.
         confidence: of every interval.
         time_limit: seconds that measuring latency may take, for each comparison.
+        allow: what a bundle's verdict may be beside "recommended": not_shown, not_recommended (which takes both).
     """
 
     bounds: tuple[Bound, ...]
     confidence: float
     time_limit: float
+    allow: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Budget:
@@ -121,13 +125,13 @@ class Budget:
         """Check a budget's content.
 
         Args:
-            content: require, confidence, time_limit.
+            content: require, confidence, time_limit, allow.
             where: what a message begins with.
 
         Raises:
             UserError: with a line for each mistake.
         """
-        mistakes = [f"{name}: no such option" for name in content if name not in ("require", *OPTIONS)]
+        mistakes = [f"{name}: no such option" for name in content if name not in ("require", ALLOW, *OPTIONS)]
         lines = content.get("require")
         if not isinstance(lines, Sequence) or isinstance(lines, str) or not lines:
             mistakes.append("require: a list of bounds such as 'retention >= 0.95' is needed")
@@ -139,6 +143,8 @@ class Budget:
                 mistakes.append(f"{name}: {value!r}; a number between {low:g} and {high:g}")
             else:
                 values[name] = float(value)
+        allow = content.get(ALLOW, [])
+        mistakes += allow_mistakes(allow)
         bounds = []
         for line in lines:
             try:
@@ -147,7 +153,17 @@ class Budget:
                 mistakes.append(str(error))
         if mistakes:
             raise UserError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
-        return cls(tuple(bounds), values["confidence"], values["time_limit"])
+        return cls(tuple(bounds), values["confidence"], values["time_limit"], tuple(allow))
+
+
+def allow_mistakes(allow: Any) -> list[str]:
+    """Return what is wrong with a budget's `allow`: nothing, or one line."""
+    if isinstance(allow, Sequence) and not isinstance(allow, str) and all(word in ALLOWABLE for word in allow):
+        return []
+    told = (
+        f"[{', '.join(map(str, allow))}]" if isinstance(allow, Sequence) and not isinstance(allow, str) else repr(allow)
+    )
+    return [f"{ALLOW}: {told}; a list of {' and '.join(ALLOWABLE)}, or an empty one"]
 
 
 def parse_bound(text: str) -> Bound:

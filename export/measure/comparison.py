@@ -14,6 +14,7 @@ from export.measure import pareto
 from export.measure.caveats import caveats, data_of, host_of, timed_alike, told_data, told_host
 from export.measure.differences import differences
 from export.measure.overrides import overrides_of, settings_of, shortest_tails, varied
+from export.measure.recommendation import recommendation_of
 from export.measure.runs import FINISHED, REPORT, Run
 from export.measure.table import headline
 from export.measure.tradeoff import MAIN, finite
@@ -47,9 +48,9 @@ def compare(runs: Sequence[Run], beside: Path, reference: int | None = None) -> 
     Returns:
         What a JSON file can hold:
         - rows: for each run job, status, error, overrides, settings (of what varies), the fields of `FIELDS` with
-          their intervals (<field>_ci), the teacher's nDCG@10, verdict, seconds, host, data, report, and fronts: on
-          which of `COSTS` it is, among the runs that were measured on the same data; none with CPU time where their
-          times do not compare.
+          their intervals (<field>_ci), the teacher's nDCG@10, recommendation and its sentence (None without a result),
+          verdict (the gate's), seconds, host, data, report, and fronts: on which of `COSTS` it is, among the runs that
+          were measured on the same data; none with CPU time where their times do not compare.
         - varied: names of what varies. reference: a job; best: the one of highest nDCG@10 on the reference's data.
         - differences, every_two: see `differences.differences`.
         - caveats: sentences. confidence: of the differences' intervals. data, hosts: what the rows' indices mean.
@@ -150,6 +151,8 @@ def _row(run: Run, name: str, options: Sequence[str], beside: Path) -> dict[str,
             row[f"{field}_ci"] = _interval((student or {}).get(f"{field}_ci"))
     teachers = [r for r in tradeoff.get("rows", ()) if r["model"] == "teacher"]
     row[f"teacher_{MAIN}"] = _number(teachers[0].get(MAIN)) if teachers else None
+    said = recommendation_of(tradeoff) if student is not None else None
+    row |= {"recommendation": said and said.status, "recommendation_sentence": said and said.sentence}
     report = run.folder / REPORT
     row |= {"verdict": run.verdict, "seconds": run.seconds, "started": run.started}
     return row | {"report": _relative(report, beside) if run.status == FINISHED and report.is_file() else None}

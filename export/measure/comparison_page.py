@@ -14,14 +14,14 @@ from export.extras import require
 from export.files import write_atomic
 from export.measure.comparison import COSTS, FIELDS, WITH_INTERVAL, Comparison, between
 from export.measure.comparison_figures import parallel, scatter
-from export.measure.comparison_table import finding, shown_setting, verdict_of
+from export.measure.comparison_table import finding, recommended, shown_setting, verdict_of
 from export.measure.overrides import short_names
 from export.measure.page import render
 from export.measure.table import shown, shown_interval
 from export.measure.tradeoff import MAIN
 
 TEMPLATE = "comparison.html.j2"
-ABOUT, AFTER = ("job", "experiment", "status", "error"), ("verdict", "seconds", "started", "report")
+ABOUT, AFTER = ("job", "experiment", "status", "error", "recommendation"), ("verdict", "seconds", "started", "report")
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 Row = Mapping[str, Any]
@@ -108,6 +108,7 @@ def _render(comparison: Row) -> str:
         bases=_bases(comparison),
         between=lambda a, b: between(comparison, a, b),
         verdict_of=verdict_of,
+        recommended=recommended,
         reasons=list(dict.fromkeys(found["reason"] for found in comparison["differences"] if "reason" in found)),
     )
 

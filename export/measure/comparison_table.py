@@ -14,6 +14,7 @@ from rich.text import Text
 
 from export.measure.comparison import between
 from export.measure.overrides import short_names
+from export.measure.recommendation import NOT_RECOMMENDED, NOT_SHOWN, RECOMMENDED
 from export.measure.runs import FINISHED
 from export.measure.table import NOTHING, UNBOUNDED, shown, shown_interval, significant
 from export.measure.tradeoff import MAIN
@@ -23,6 +24,7 @@ FRONT = "*"
 FRONT_MEANING = "on the front: no other run is at least as good in nDCG@10, CPU-ms and MB, and better in one"
 MOST_ERROR = 80  # characters of an error in the table; the files have all of it
 LEAST_WIDTH = {"job": 8, "what varies": 24}  # columns that break in a narrow terminal, but not into syllables
+RECOMMENDED_WORDS = {RECOMMENDED: "yes", NOT_SHOWN: "not shown", NOT_RECOMMENDED: "no"}
 MOST_NAMED = 8  # jobs in a sentence
 
 Row = Mapping[str, Any]
@@ -53,12 +55,13 @@ def comparison_table(comparison: Row) -> Table:
     table = _table(("", "job", *(["what varies"] if varied else [])))
     for title in ("nDCG@10 ±", "retention", "CPU-ms", "p95 ms", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("recommended", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for row in comparison["rows"]:
         on = row["fronts"]["all"]
         style = "bold" if on else "dim" if row[MAIN] is None else ""
         asked = [what_varies(row, varied)] if varied else []
-        cells = (FRONT if on else "", row["job"], *asked, *_numbers(row), _verdict(row))
+        cells = (FRONT if on else "", row["job"], *asked, *_numbers(row), recommended(row), _verdict(row))
         table.add_row(*(Text(one_line(cell)) for cell in cells), style=style)
     return table
 
@@ -108,7 +111,7 @@ def finding(comparison: Row) -> str:
         said += f"; on the front of nDCG@10, CPU-ms and MB: {which}" if on else ""
     score = f"{shown(best[MAIN], 'score')} {shown_interval(best[f'{MAIN}_ci'], 'score')}".rstrip()
     said += f". {'Best nDCG@10' if len(usable) > 1 else 'nDCG@10'}: run {best['job']}, {score}"
-    return f"{said}. {_cheapest(comparison, usable, best)}".rstrip()
+    return " ".join(part for part in (f"{said}.", _cheapest(comparison, usable, best), _doubt(best)) if part)
 
 
 def what_varies(row: Row, varied: Sequence[str]) -> str:
@@ -131,6 +134,11 @@ def shown_difference(found: Row) -> tuple[str, str]:
     return shown(found.get("difference"), "difference"), shown_interval(found.get("interval"), "difference")
 
 
+def recommended(row: Row) -> str:
+    """Return whether a run's student is recommended over the baselines, in a word; a dash without a result."""
+    return RECOMMENDED_WORDS.get(str(row.get("recommendation")), NOTHING)
+
+
 def verdict_of(found: Row) -> str:
     """Return in a word what a difference's interval says, or why there is none."""
     if "reason" in found:
@@ -139,6 +147,14 @@ def verdict_of(found: Row) -> str:
     if low == high == 0:
         return "the same"
     return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+
+
+def _doubt(row: Row) -> str:
+    """Return what must be said of the best run: that it is not known to be better than every baseline."""
+    if row["recommendation"] == RECOMMENDED:
+        return ""
+    not_at_all = row["recommendation"] == NOT_RECOMMENDED
+    return f"Run {row['job']} is {'not recommended' if not_at_all else 'not shown to be above every baseline'}."
 
 
 def _cheapest(comparison: Row, usable: Sequence[Row], best: Row) -> str:

@@ -95,7 +95,11 @@ class Verdict:
 
 
 def judge(
-    budget: Budget, estimates: Mapping[str, Estimate | Missing], model: str, more: Sequence[Line] = ()
+    budget: Budget,
+    estimates: Mapping[str, Estimate | Missing],
+    model: str,
+    more: Sequence[Line] = (),
+    first: Sequence[Line] = (),
 ) -> Verdict:
     """Hold measurements to a budget.
 
@@ -106,12 +110,13 @@ def judge(
         budget: the bounds.
         estimates: what was measured, by metric.
         model: what it was measured of, for the lines.
-        more: lines that no budget asks for.
+        more: lines that no budget asks for, after the bounds.
+        first: such lines before them.
     """
     lines = tuple(
         _line(bound, estimates.get(bound.metric.name, Missing("it was not measured")), model) for bound in budget.bounds
     )
-    lines += tuple(more)
+    lines = (*first, *lines, *more)
     return Verdict(worst([line.verdict for line in lines]), lines, budget.confidence)
 
 

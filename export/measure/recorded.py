@@ -12,9 +12,11 @@ import numpy.typing as npt
 from export.measure.duel import quantile_interval
 from export.measure.gate import Estimate, Missing
 from export.measure.quality import difference_interval, mean_interval, ratio_interval
+from export.measure.recommendation import CHANCE, STUDENT, TEACHER, Recommendation, is_baseline, recommend
+from export.measure.tradeoff import Bootstrap, compare
 
 RESAMPLES, SEED = 10_000, 0
-MAIN = "ndcg@10"
+MAIN, FP32 = "ndcg@10", "fp32"
 PERCENTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 MORE_QUERIES = "more test queries are needed"
 
@@ -81,6 +83,51 @@ def latency_estimates(content: Content, precision: str, confidence: float) -> Fo
     return found
 
 
+def recommendation(content: Content, precision: str, confidence: float) -> Recommendation:
+    """Decide what a run came to from what its bundle recorded.
+
+    Args:
+        content: what the bundle recorded.
+        precision: of the student's graph that is judged; the last served one where that has no values.
+        confidence: of the intervals.
+    """
+    how = Bootstrap(confidence, RESAMPLES, SEED)
+    models = {STUDENT: _served(content, precision), TEACHER: _model(content, TEACHER, FP32, "pytorch")}
+    models[TEACHER] = models[TEACHER] or _model(content, TEACHER, FP32)
+    judged = {name: row for name, row in models.items() if row is not None}
+    baselines = [row for row in content["models"] if is_baseline(row)]
+    values = {id(row): _row_values(row)[MAIN] for row in (*judged.values(), *baselines)}
+    comparisons = [
+        compare(
+            f"{name} {row['precision']}" if name == STUDENT else name,
+            values[id(row)],
+            base["model"],
+            values[id(base)],
+            how,
+        )
+        for name, row in judged.items()
+        for base in baselines
+    ]
+    return recommend([_summed(row) for row in (*judged.values(), *baselines)], comparisons, len(content["queries"]))
+
+
+def _served(content: Content, precision: str) -> Content | None:
+    rows = [_model(content, STUDENT, precision, "onnxruntime"), _model(content, STUDENT, precision)]
+    rows += [row for row in reversed(content["models"]) if (row["model"], row["engine"]) == (STUDENT, "onnxruntime")]
+    return next((row for row in rows if row is not None), None)
+
+
+def _summed(row: Content) -> Content:
+    """Return what a verdict needs of a model: its mean, and in how many lists all candidates have one score."""
+    values = _row_values(row)
+    made = {name: row[name] for name in ("model", "engine", "precision")} | {MAIN: float(np.nanmean(values[MAIN]))}
+    if "tau" in values and "pair_accuracy" in values:
+        told = ~np.isnan(values["pair_accuracy"])
+        alike = np.isnan(values["tau"]) & (values["pair_accuracy"] == CHANCE)
+        made["tied"] = float(alike[told].mean()) if told.any() else math.nan
+    return made
+
+
 def _widest(samples: Float64, share: float, confidence: float) -> tuple[float, float]:
     """Return an interval of a quantile of samples [samples, queries] that holds the interval of each row.
 
@@ -96,9 +143,9 @@ def _relative(name: str, content: Content, own: Mapping[str, Float64], confidenc
         return Missing("the bundle has no per-query values of the teacher")
     above, all_ = own[MAIN], teacher[MAIN]
     if name == "lift_kept":
-        simple = {row["model"]: _row_values(row)[MAIN] for row in content["models"] if not row["engine"]}
+        simple = {row["model"]: _row_values(row)[MAIN] for row in content["models"] if is_baseline(row)}
         if not simple:
-            return Missing("no simple baseline was measured (popularity, BM25)")
+            return Missing("no baseline was measured (popularity, BM25, embedding)")
         best = max(simple, key=lambda model: float(np.nanmean(simple[model])))
         above, all_ = above - simple[best], all_ - simple[best]
         low, high = mean_interval(all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)

@@ -15,6 +15,8 @@ import yaml
 
 from export.files import write_atomic
 from export.measure.page import render
+from export.measure.recommendation import headline as first_line
+from export.measure.recommendation import recommendation_of
 from export.measure.table import conditions, finding, headline, name, same_form, shown, shown_interval
 from export.plain import visible
 
@@ -64,8 +66,9 @@ def write_report(tradeoff: Mapping[str, Any], path: Path) -> None:
 def _render(tradeoff: Mapping[str, Any]) -> str:
     return render(
         TEMPLATE,
-        {"shown": shown, "interval": shown_interval, "name": name},
+        {"shown": shown, "interval": shown_interval, "name": name, "first_line": first_line},
         t=tradeoff,
+        verdict=recommendation_of(tradeoff),
         finding=finding(tradeoff),
         conditions=conditions(tradeoff),
         headline=headline(tradeoff),

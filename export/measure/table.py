@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from export.graph import STATES
+from export.measure.recommendation import NOT_RECOMMENDED, RECOMMENDED, recommendation_of
 
 NOTHING = "–"
+STYLES = {RECOMMENDED: "bold green", NOT_RECOMMENDED: "bold red"}  # of a verdict; of one not shown: bold yellow
 UNBOUNDED = 1000  # columns, more than any table needs: what its own width is measured with
 
 Row = Mapping[str, Any]
@@ -119,7 +121,7 @@ def tradeoff_table(tradeoff: Mapping[str, Any]) -> Table:
 
 
 def print_tradeoff(tradeoff: Mapping[str, Any], console: Console) -> None:
-    """Print the table, what must not be overlooked, and what it was measured on.
+    """Print the verdict, the table, what must not be overlooked, and what it was measured on.
 
     A console that is no terminal says it has 80 columns; there the table takes the width it needs, so that a log or a
     pipe gets one line a row.
@@ -128,6 +130,10 @@ def print_tradeoff(tradeoff: Mapping[str, Any], console: Console) -> None:
         tradeoff: content of tradeoff.json.
         console: where to print.
     """
+    verdict = recommendation_of(tradeoff)
+    console.print(
+        Text(verdict.sentence, style=STYLES.get(verdict.status, "bold yellow")), soft_wrap=not console.is_terminal
+    )
     table = tradeoff_table(tradeoff)
     if not console.is_terminal:
         table.width = Measurement.get(console, console.options.update(max_width=UNBOUNDED), table).maximum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from export.measure.quality import (
     ranking_metrics,
     ratio_interval,
 )
+from export.measure.recommendation import Recommendation
 from export.runtime.scorer import Float32
 
 FORMAT = 1
@@ -86,6 +88,7 @@ def tradeoff_rows(
         row: dict[str, Any] = {"model": candidate.model, "engine": candidate.engine, "precision": candidate.precision}
         row |= _quality_fields(values, quality[0], bootstrap)
         row |= {name: _mean(v) for name, v in agreement(candidate.scores, teacher.scores, offsets).items()}
+        row["tied"] = tied_share(candidate.scores, grades, offsets)
         row |= _speed_fields(candidate.latency, teacher.latency, bootstrap)
         row |= {"size_mb": candidate.size_mb, "params": candidate.params}
         row["peak_rss_mb"] = candidate.latency.peak_rss_mb if candidate.latency else None
@@ -94,7 +97,7 @@ def tradeoff_rows(
     judged = [("teacher", quality[0])]
     served = [(f"student {c.precision}", v) for c, v in measured if _is_served(c.model, c.engine)]
     comparisons = [
-        _compare(name, own, c.model, values, bootstrap)
+        compare(name, own[MAIN], c.model, values[MAIN], bootstrap)
         for name, own in [*judged, *served[-1:]]
         for c, values in measured
         if c.latency is None
@@ -102,15 +105,23 @@ def tradeoff_rows(
     return rows, comparisons
 
 
-def warnings_of(comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what a reader must not overlook: a teacher, or the student that is served, no better than a baseline."""
+def warnings_of(
+    comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], said: Recommendation | None = None
+) -> list[str]:
+    """Return what a reader must not overlook: a teacher, or the student that is served, no better than a baseline.
+
+    Args:
+        comparisons: of the table.
+        rows: of the table.
+        said: the verdict, which stands before all warnings; what it tells of is not told again.
+    """
     score = {row["model"]: row[MAIN] for row in reversed(rows)}
     score |= {f"student {row['precision']}": row[MAIN] for row in rows if _is_served(row["model"], row["engine"])}
     found = []
     for comparison in comparisons:
         low, high = comparison["interval"]
         name, _, baseline = comparison["name"].partition(" - ")
-        if low > 0:
+        if low > 0 or (said is not None and said.says(comparison)):
             continue
         verdict = "below" if comparison["difference"] < 0 else "not surely above"
         found.append(
@@ -118,6 +129,37 @@ def warnings_of(comparisons: Sequence[Mapping[str, Any]], rows: Sequence[Mapping
             f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         )
     return found
+
+
+def compare(name: str, values: Float64, other: str, other_values: Float64, how: Bootstrap) -> dict[str, Any]:
+    """Return a model's difference to a baseline in nDCG@10, with its interval.
+
+    Args:
+        name: of the model, "teacher" or "student int8".
+        values: float64 [queries] of it.
+        other: name of the baseline.
+        other_values: float64 [queries], of the same queries.
+        how: how the interval is made.
+    """
+    return {
+        "name": f"{name} - {other}",
+        "metric": MAIN,
+        "difference": _mean(values - other_values),
+        "interval": list(difference_interval(values, other_values, **how.options())),
+    }
+
+
+def tied_share(scores: npt.NDArray[Any], grades: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> float:
+    """Return the share of the lists in which all candidates have one score, of those whose grades differ.
+
+    Args:
+        scores: float [pairs].
+        grades: int32 [pairs].
+        offsets: int64 [queries + 1].
+    """
+    lists = [slice(start, stop) for start, stop in itertools.pairwise(offsets.tolist())]
+    told = [scores[rows].min() == scores[rows].max() for rows in lists if len(set(grades[rows].tolist())) > 1]
+    return float(np.mean(told)) if told else math.nan
 
 
 def finite(value: Any) -> Any:
@@ -157,17 +199,6 @@ def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstr
         "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options())),
         "speedup_wall": _ratio(_mean(teacher_wall), _mean(wall)),
         "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options())),
-    }
-
-
-def _compare(
-    name: str, values: Mapping[str, Float64], other: str, other_values: Mapping[str, Float64], how: Bootstrap
-) -> dict[str, Any]:
-    return {
-        "name": f"{name} - {other}",
-        "metric": MAIN,
-        "difference": _mean(values[MAIN] - other_values[MAIN]),
-        "interval": list(difference_interval(values[MAIN], other_values[MAIN], **how.options())),
     }
 
 

@@ -27,6 +27,7 @@ SPLIT = "split"  # folder of a split student's halves, and what the manifest say
 MOST_MANIFEST = 8 << 20  # bytes
 FP32 = "fp32"
 
+MOST_DOUBT = 400  # characters of a verdict in a log
 MOST_TOLD = 5  # of what is wrong with a manifest
 NOT_IN_NAMES = frozenset('\\:*?"<>|')  # what one system or another forbids in a file's name, or reads as something else
 
@@ -49,6 +50,7 @@ SPLIT_SCHEMA: Schema = {
     "width": Within(int, 1, 1 << 16),
     "graphs": {"*": {"lower": str, "upper": str}},
 }
+VERDICT_SCHEMA: Schema = {"status": re.compile(r"recommended|not_shown|not_recommended"), "sentence": str}
 SCHEMA: Schema = {
     "format": int,
     "name": str,
@@ -143,10 +145,27 @@ class Manifest:
         if problems := [*islice(broken(content, SCHEMA, ""), MOST_TOLD)]:
             raise BundleError(f"{path}: " + "; ".join(problems))
         variants = tuple(read_variant(fields) for fields in content["variants"])
-        parts = chain(_contradictions(content, variants), _loose_parts(content), _split_parts(content, variants))
+        parts = chain(
+            _contradictions(content, variants), _loose_parts(content), _verdict_parts(content),
+            _split_parts(content, variants),
+        )  # fmt: skip
         if problem := next(parts, None):
             raise BundleError(f"{path}: {problem}")
         return cls(Path(folder), content, variants, hashlib.sha256(written).hexdigest())
+
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        """What the run that made it came to, status and sentence; None of a bundle from before there were verdicts."""
+        told = self.content.get("verdict")
+        return None if told is None else (str(told["status"]), str(told["sentence"]))
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the bundle should not be served as it is, in one line; None unless its verdict is "not recommended"."""
+        if self.verdict is None or self.verdict[0] != "not_recommended":
+            return None
+        plain = " ".join(self.verdict[1].split())[:MOST_DOUBT]
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
     @property
     def max_length(self) -> int:
@@ -238,6 +257,12 @@ def _loose_parts(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"embedder is {content.get('embedder')!r:.80}; {EMBEDDER} it must be, and among files, or neither"
     if content.get("cascade", CASCADE) != CASCADE or ("cascade" in content) != (CASCADE in content["files"]):
         yield f"cascade is {content.get('cascade')!r:.80}; {CASCADE} it must be, and among files, or neither"
+
+
+def _verdict_parts(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the verdict, which older bundles do not have."""
+    if "verdict" in content:
+        yield from islice(broken(content["verdict"], VERDICT_SCHEMA, "verdict"), MOST_TOLD)
 
 
 def with_states(variant: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from export.runtime.score_cache import Cached, ScoreCache
 from export.runtime.shared_scores import SharedScores
 from export.serve.served import Served, ServedLevel
 from export.serve.settings import Cache, Settings
+
+logger = logging.getLogger("ranker")
 
 
 def load_served(bundle: Path, settings: Settings, threads: int, cache: ScoreCache | None) -> Served:
@@ -34,6 +37,8 @@ def load_served(bundle: Path, settings: Settings, threads: int, cache: ScoreCach
     """
     manifest = Manifest.read(bundle)
     served = _load_rankers(bundle, manifest, settings, threads, cache)
+    if manifest.doubt is not None:
+        logger.warning("%s: %s", bundle, manifest.doubt)
     if EMBEDDER not in manifest.content["files"]:
         return served
     return replace(served, embedder=Embedder.load(bundle, threads=threads))

@@ -13,7 +13,7 @@ SMALL = [
     "teacher.fit.learning_rate=1e-3", "teacher.fit.head_rate=1", "student.hidden_size=32", "student.layers=1",
     "student.fit.epochs=4", "student.fit.learning_rate=1e-3", "train.freeze_embeddings=false",
     "measure.latency_queries=3", "measure.warmup_queries=1", "measure.rounds=1", "measure.parity_queries=3",
-    "measure.resamples=200",
+    "measure.resamples=200", "budget.allow=[not_recommended]",
 ]  # fmt: skip
 
 

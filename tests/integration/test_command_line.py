@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 MISTAKES = {
     "budget.require=['recall >= 1']": "budget: 'recall >= 1': no metric recall; there are ndcg@10",
     "budget.require=['cpu_ratio <= 1.05']": "budget.require: cpu_ratio is against another bundle",
+    "budget.allow=[best]": "budget: allow: [best]; a list of not_shown and not_recommended, or an empty one",
     "budget.confidence=2": "budget: confidence: 2.0; a number between 0.5 and 1",
     "student.layrs=3": "layrs",
     "student.fit.batch_tokens=60": "student.fit.batch_tokens=60: allowed is a number >= ",

@@ -17,16 +17,21 @@ from tests.faults.bundles import seal
 pytestmark = pytest.mark.integration
 
 
-def gate(subject, budget, *arguments):
-    command = [sys.executable, "-m", "export.cli", "gate", str(subject), "--budget", str(budget), *map(str, arguments)]
+def ranker(*arguments):
+    command = [sys.executable, "-m", "export.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def gate(subject, budget, *arguments):
+    return ranker("gate", subject, "--budget", budget, *arguments)
 
 
 @pytest.fixture
 def budget(tmp_path):
     def write(*bounds, **options) -> Path:
         path = tmp_path / "budget.yaml"
-        path.write_text(json.dumps({"require": list(bounds), "time_limit": 20, **options}))
+        asked = {"require": list(bounds), "time_limit": 20, "allow": ["not_recommended"], **options}
+        path.write_text(json.dumps(asked))
         return path
 
     return write
@@ -42,7 +47,7 @@ def test_a_bundle_within_its_budget_passes(bundle, budget, tmp_path):
     done = gate(bundle, budget(*bounds), "--json", tmp_path / "g.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "pass"
-    names = [*(bound.split()[0] for bound in bounds), "batch_invariance"]
+    names = ["recommendation", *(bound.split()[0] for bound in bounds), "batch_invariance"]
     assert verdicts(tmp_path / "g.json") == ("pass", dict.fromkeys(names, "pass"))
 
 
@@ -53,9 +58,40 @@ def test_a_bundle_over_its_budget_fails_and_every_file_says_so(bundle, budget, t
     done = gate(bundle, budget("size_mb <= 0.001", "ndcg@10 >= 0.1"), *options)
     assert done.returncode == 1, done.stderr
     assert "size_mb of student" in done.stdout
-    assert verdicts(paths["json"]) == ("fail", {"size_mb": "fail", "ndcg@10": "pass", "batch_invariance": "pass"})
+    lines = {"recommendation": "pass", "size_mb": "fail", "ndcg@10": "pass", "batch_invariance": "pass"}
+    assert verdicts(paths["json"]) == ("fail", lines)
     assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "1"
     assert paths["markdown"].read_text().startswith("# job\n### ✗")
+
+
+def test_a_bundle_whose_verdict_is_not_allowed_does_not_pass(bundle, budget, tmp_path):
+    done = gate(bundle, budget("size_mb <= 5", allow=[]))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0].startswith("inconclusive recommendation of student")
+    assert "not shown: 6 queries are too few to tell" in done.stdout
+    assert gate(bundle, budget("size_mb <= 5", allow=["not_shown"])).returncode == 0
+    doomed = Path(shutil.copytree(bundle, tmp_path / "doomed"))
+    manifest = json.loads((doomed / "manifest.json").read_text(encoding="utf-8"))
+    manifest["verdict"] |= {"status": "not_recommended", "sentence": "not recommended: the teacher is below bm25"}
+    (doomed / "manifest.json").write_text(json.dumps(manifest))
+    seal(doomed)
+    done = gate(doomed, budget("size_mb <= 5", allow=["not_shown"]))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not recommended: the teacher is below bm25" in done.stdout
+    assert gate(doomed, budget("size_mb <= 5", allow=["not_recommended"])).returncode == 0
+    done = ranker("verify", doomed)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "      verdict: not recommended: the teacher is below bm25"
+    (tmp_path / "items.txt").write_text("red car\nblue boat\n")
+    done = ranker("rank", doomed, "--query", "red", tmp_path / "items.txt")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert "not recommended: the teacher is below bm25" in done.stderr
+    for verdict in (None, {"status": "recommended", "sentence": "recommended: it says so itself"}):
+        manifest.pop("verdict", None)
+        manifest |= {} if verdict is None else {"verdict": verdict}
+        (doomed / "manifest.json").write_text(json.dumps(manifest))
+        seal(doomed)
+        assert gate(doomed, budget("size_mb <= 5", allow=[])).returncode == 3  # its per-query values decide
 
 
 def test_a_run_is_gated_by_its_bundle_and_its_teacher(bundle, budget):

@@ -87,7 +87,18 @@ def test_a_run_ends_with_its_verdict(place):
     run = newest_run(place[0])
     gate = json.loads((run / "gate.json").read_text())
     lines = {line["metric"]: line for line in gate["lines"]}
-    assert set(lines) == {"retention", "size_mb", "cpu_speedup_vs_teacher_onnx"}
+    assert set(lines) == {"recommendation", "retention", "lift_kept", "size_mb", "cpu_speedup_vs_teacher_onnx"}
+    verdict = table(run)["verdict"]
+    assert verdict["status"] == "not_shown"  # of six queries
+    assert lines["recommendation"]["verdict"] == "pass"  # the budget of these tests allows it
+    assert gate["lines"][0]["note"].startswith("not shown: 6 queries are too few to tell")
+    said = place[1].stdout.splitlines()
+    assert verdict["sentence"] in said
+    assert said.index(verdict["sentence"]) < next(i for i, line in enumerate(said) if line.startswith("model "))
+    assert verdict["sentence"][1:] in (run / "report.html").read_text().partition("</h1>")[0]
+    assert json.loads((run / "bundle" / "manifest.json").read_text())["verdict"] == verdict
+    card = (run / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert card.partition("\n# ")[2].splitlines()[2] == f"**N{verdict['sentence'][1:]}.**"
     rows = {(row["model"], row["engine"], row["precision"]): row for row in table(run)["rows"]}
     student, teacher = rows["student", "onnxruntime", "int8"], rows["teacher", "onnxruntime", "fp32"]
     assert lines["retention"]["measured"] == pytest.approx(student["retention"], abs=1e-5)
@@ -95,7 +106,7 @@ def test_a_run_ends_with_its_verdict(place):
     assert lines["size_mb"]["verdict"] == "pass"
     speedup = teacher["cpu_ms_per_query"] / student["cpu_ms_per_query"]
     assert lines["cpu_speedup_vs_teacher_onnx"]["measured"] == pytest.approx(speedup)
-    assert gate["verdict"] in ("pass", "fail", "inconclusive")
+    assert gate["verdict"] in ("pass", "fail", "inconclusive", "unusable")
     assert f"budget, {lines['size_mb']['verdict']}: size_mb <= 25" in place[1].stdout + place[1].stderr
 
 

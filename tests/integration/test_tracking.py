@@ -142,13 +142,16 @@ def test_a_run_is_recorded_whole(track, runs):
     assert (tags["verdict"], tags["verdict.retention"], tags["data"]) == ("pass", "pass", "data-0123")
     assert (tags["host"], tags["versions"], tags["overrides"]) == ("EPYC, 2 cores", "torch 2.13.0", "student.layers=2")
     assert tags["folder"] == str(folder)
+    assert tags["mlflow.note.content"].startswith("Not shown: ")
     assert "keeps 90.0%" in tags["mlflow.note.content"]
+    assert tags["recommendation"] == "not_shown"
     files = {each.path for each in client.list_artifacts(found)}
     assert files == {"report.html", "tradeoff.json", "gate.json", "config.yaml", "run.json", "distill.log", "bundle"}
     assert {each.path for each in client.list_artifacts(found, "bundle")} == {"bundle/manifest.json", "bundle/onnx"}
     (version,) = versions_of(track)
     assert (version.run_id, version.source) == (found, f"{run.info.artifact_uri}/bundle")
-    assert version.tags == {"retention": "0.9", "size_mb": "16.3", "verdict": "pass", "bundle_key": "baf6"}
+    summary = {"retention": "0.9", "size_mb": "16.3", "verdict": "pass", "bundle_key": "baf6"}
+    assert version.tags == summary | {"recommendation": "not_shown"}
 
 
 def test_a_local_store_keeps_its_files_beside_it(track, runs, tmp_path, monkeypatch):

@@ -87,7 +87,13 @@ def test_an_update_is_published_whole(folder, tiny_run):
     manifest, first = Manifest.read(current.bundle), Manifest.read(tiny_run / "bundle")
     assert manifest.content["update"]["version"] == 1
     assert manifest.content["update"]["parent_key"] == first.content["key"] != manifest.content["key"]
-    assert "## Updated" in (current.bundle / "README.md").read_text()
+    card = (current.bundle / "README.md").read_text()
+    assert "## Updated" in card
+    verdict = manifest.content["verdict"]
+    assert verdict["sentence"].startswith("not shown: 6 queries are too few to tell")
+    assert card.count(f"**N{verdict['sentence'][1:]}.**") == card.count("**Not shown") == 1
+    served = next(row for row in manifest.content["quality"][::-1] if row["model"] == "student")
+    assert f"has nDCG@10 {served['ndcg@10']:.3f}" in verdict["sentence"]  # of the new weights
     before, after = scores(tiny_run / "bundle"), scores(current.bundle)
     assert np.abs(before - after).max() > 1e-4
     model = load_ranker(str(current.bundle), cls_only=True, attention="eager")

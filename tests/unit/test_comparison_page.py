@@ -139,7 +139,7 @@ def test_every_run_has_its_numbers_or_its_error(few, tmp_path):
 def test_columns_sort_by_keyboard_too(few, tmp_path):
     page = Page(written(few, tmp_path))
     buttons = [found for found in page.all("button") if "data-first" in found]
-    assert len(buttons) == 4 + 3 + 10  # job, front, gate, seconds; what varies; measured
+    assert len(buttons) == 5 + 3 + 10  # job, front, recommended, gate, seconds; what varies; measured
     assert all(found["type"] == "button" and found["data-first"] in ("ascending", "descending") for found in buttons)
     cells = [found["data-v"] for tag, found in page.elements if tag in ("td", "th") and "data-v" in found]
     assert len(cells) == 11 * len(buttons)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.errors import UserError
+from export.gating import recommendation_line
 from export.measure import verdict as verdict_
 from export.measure.budget import METRICS, Budget, parse_bound
 from export.measure.gate import Estimate, Missing, judge, worst
+from export.measure.recommendation import Recommendation
 
 
 def budget(*bounds, **options):
@@ -182,3 +184,41 @@ def test_a_verdict_is_written_for_people_and_machines():
     assert content["verdict"] == "fail"
     assert content["budget"] == "ci.yaml"
     assert [line["verdict"] for line in content["lines"]] == ["pass", "fail", "pass", "inconclusive"]
+
+
+@pytest.mark.parametrize(
+    ("allow", "verdicts"),
+    [
+        ((), ("pass", "inconclusive", "fail")),
+        (("not_shown",), ("pass", "pass", "fail")),
+        (("not_recommended",), ("pass", "pass", "pass")),
+    ],
+)
+def test_a_verdict_passes_if_it_is_recommended_or_the_budget_allows_it(allow, verdicts):
+    asked = budget("size_mb <= 20", allow=list(allow))
+    for status, expected in zip(("recommended", "not_shown", "not_recommended"), verdicts, strict=True):
+        found = Recommendation(status, f"{status}: why", "bm25", 0.09, (0.052, 0.128))
+        line = recommendation_line(found, asked, "student int8")
+        whole = judge(asked, {"size_mb": Estimate.exact(3)}, "student int8", first=[line])
+        assert whole.verdict == whole.lines[0].verdict == expected
+        assert f"{status}: why" in whole.lines[0].note
+        assert f"{status}: why" in verdict_.as_markdown(whole, "b")
+        json.loads(verdict_.as_json(whole, {}))
+        ElementTree.fromstring(verdict_.as_junit(whole, "t"))
+    told = verdict_.finding(line)
+    assert told.startswith("recommendation of student int8: 0.0900 [0.0520, 0.128], allowed recommended")
+    nothing = recommendation_line(Recommendation("not_shown", "not shown: none"), asked, "m")
+    assert verdict_.finding(nothing).startswith("recommendation of m: –, allowed recommended")
+
+
+@pytest.mark.parametrize(
+    ("allow", "told"),
+    [
+        (["recommended"], "[recommended]"), (["not shown"], "[not shown]"), ("not_shown", "'not_shown'"),
+        (None, "None"), ([3], "[3]"), ({"not_shown": 1}, "{'not_shown': 1}"),
+    ],
+)  # fmt: skip
+def test_a_budget_allows_nothing_else(allow, told):
+    with pytest.raises(UserError) as caught:
+        budget("retention >= 0.9", allow=allow)
+    assert str(caught.value) == f"here: allow: {told}; a list of not_shown and not_recommended, or an empty one"

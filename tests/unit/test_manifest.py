@@ -131,3 +131,22 @@ def test_a_processor_field_is_any_of(bundle):
     variant = Manifest.read(bundle).variants[0]
     assert variant.suits(["avx_vnni"])
     assert not variant.suits(["avx512f"])
+
+
+def test_a_bundle_without_a_verdict_is_read_and_one_that_is_not_recommended_is_doubted(bundle, tmp_path):
+    folder = copy(bundle, tmp_path)
+    assert Manifest.read(folder).verdict[0] == "not_shown"
+    assert Manifest.read(folder).doubt is None
+    sentence = "not recommended: the teacher\n\x1b[31mis below bm25"
+    edit(folder / "manifest.json", lambda c: c.update(verdict={"status": "not_recommended", "sentence": sentence}))
+    assert Manifest.read(folder).doubt == "not recommended: the teacher \\x1b[31mis below bm25"
+    edit(folder / "manifest.json", lambda c: c.pop("verdict"))
+    assert Manifest.read(folder).verdict is Manifest.read(folder).doubt is None
+
+
+@pytest.mark.parametrize("verdict", [None, "recommended", {}, {"status": "best", "sentence": "x"}, {"status": 1}])
+def test_a_verdict_of_another_shape_is_refused(bundle, tmp_path, verdict):
+    folder = copy(bundle, tmp_path)
+    edit(folder / "manifest.json", lambda c: c.update(verdict=verdict))
+    with pytest.raises(BundleError, match="verdict"):
+        Manifest.read(folder)

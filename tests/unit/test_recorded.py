@@ -37,12 +37,14 @@ def test_a_tail_of_few_queries_has_no_upper_end():
     assert np.isfinite(found["p50_ms"].high)
 
 
-def judged(student, teacher, simple, confidence=0.95):
+def judged(student, teacher, simple, confidence=0.95, embedding=None):
     """Lift kept of a student, where popularity's values are 0.1 below BM25's."""
     kinds = {
         ("popularity", None, None): simple - 0.1, ("bm25", None, None): simple,
         ("teacher", "onnxruntime", "fp32"): teacher, ("student", "onnxruntime", "int8"): student,
     }  # fmt: skip
+    if embedding is not None:
+        kinds["embedding", "pytorch", "fp32"] = embedding
     rows = [
         {"model": model, "engine": engine, "precision": precision, "quality": {"ndcg@10": values.tolist()}}
         for (model, engine, precision), values in kinds.items()
@@ -54,11 +56,16 @@ def values(mean, seed=0):
     return mean + np.random.default_rng(seed).normal(0, 0.1, 200)
 
 
-def test_lift_is_the_share_of_the_teachers_lead_over_the_best_simple_baseline():
+def test_lift_is_the_share_of_the_teachers_lead_over_the_best_baseline():
     found = judged(values(0.45), values(0.5), values(0.3))
     assert isinstance(found, Estimate)
     assert found.value == pytest.approx(0.75)
     assert found.low <= 0.75 <= found.high
+
+
+def test_the_embedding_is_a_baseline_of_lift_too():
+    found = judged(values(0.45), values(0.5), values(0.3), embedding=values(0.4))
+    assert found.value == pytest.approx(0.5)
 
 
 def test_a_student_keeps_no_share_of_a_lead_that_the_teacher_does_not_have():
