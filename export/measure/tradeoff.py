@@ -18,11 +18,13 @@ from export.measure.quality import (
     mean_interval,
     ranking_metrics,
     ratio_interval,
+    same_values,
 )
 from export.runtime.scorer import Float32
 
 FORMAT = 1
 MAIN = "ndcg@10"
+TIMES: Mapping[str, None] = {"worst": None, "best": None}  # of an interval: they have no known end
 
 Float64 = npt.NDArray[np.float64]
 
@@ -52,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: share covered, resamples of the queries, seed."""
+    """How intervals are made: share covered, how often the queries are weighed anew, seed."""
 
     confidence: float
     resamples: int
@@ -135,7 +137,8 @@ def _quality_fields(values: Mapping[str, Float64], teacher: Mapping[str, Float64
         fields[metric] = _mean(values[metric])
         fields[f"{metric}_ci"] = list(mean_interval(values[metric], **how.options()))
     fields["retention"] = _ratio(_mean(values[MAIN]), _mean(teacher[MAIN]))
-    fields["retention_ci"] = list(ratio_interval(values[MAIN], teacher[MAIN], **how.options()))
+    own = teacher[MAIN] if same_values(values, teacher) else values[MAIN]  # the teacher in another engine
+    fields["retention_ci"] = list(ratio_interval(own, teacher[MAIN], **how.options()))
     return fields
 
 
@@ -154,9 +157,9 @@ def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstr
         "pairs_per_s": float(latency.pairs.sum() / wall.sum() * 1e3),
         "cpu_ms_per_query": _mean(cpu),
         "speedup": _ratio(_mean(teacher_cpu), _mean(cpu)),
-        "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options())),
+        "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options(), **TIMES)),
         "speedup_wall": _ratio(_mean(teacher_wall), _mean(wall)),
-        "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options())),
+        "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options(), **TIMES)),
     }
 
 
