@@ -28,8 +28,8 @@ def label_check(split: Split, scores: Float32, users: Sequence[str], old: float 
 
     A served model that ranks at all agrees with sound outcomes in more than half of the pairs of candidates of
     different grade, and as much below it with flipped ones. No slice (`_windows` of time, `_dissenters`) may be below
-    `min_agreement` by the upper end of a t interval, whose confidence is shared among the slices (Bonferroni). Fewer than
-    `LEAST_LISTS` condemn nothing: two that agree would make an interval without width.
+    `min_agreement` by the upper end of a t interval, whose confidence is shared among the slices (Bonferroni). Fewer
+    than `LEAST_LISTS` condemn nothing: two that agree would make an interval without width.
 
     Args:
         split: lists of known grades, in the order of time.

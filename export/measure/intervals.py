@@ -40,8 +40,9 @@ def mean_interval(
         confidence: share covered, as 0.95.
         resamples: how often the queries are weighed anew.
         seed: of the weights.
-        low, high: the least and the largest value that a query can have. Where a value lies beyond, or for an infinite
-            one, nothing is known of what was not seen on that side: the interval is as wide as Student's t.
+        low: least value that a query can have. Where a value lies beyond, or it is infinite, nothing is known of what
+            was not seen on that side: that end is as far away as Student's t.
+        high: largest value that a query can have, in the same way.
 
     Returns:
         Lower and upper end; NaN if no query is left; [low, high] of one query.
@@ -74,7 +75,8 @@ def difference_interval(
         confidence: share covered, as 0.95.
         resamples: how often the queries are weighed anew.
         seed: of the weights.
-        low, high: the least and the largest difference that a query can have.
+        low: least difference that a query can have.
+        high: largest difference that a query can have.
 
     Raises:
         ValueError: if the two are not of the same length.
@@ -108,8 +110,9 @@ def ratio_interval(
         confidence: share covered, as 0.95.
         resamples: how often the queries are weighed anew.
         seed: of the weights.
-        worst, best: numerator and denominator of the query that pulls the ratio down or up the most, of values from 0
-            to 1 by default. None, or values beyond, for those without a known end, as times.
+        worst: numerator and denominator of the query that pulls the ratio down the most, by default of values from 0 to
+            1. None where values have no known end, as times; so it is with values beyond.
+        best: numerator and denominator of the query that pulls the ratio up the most, in the same way.
 
     Returns:
         Lower and upper end; NaN if no query is left or the denominator is zero.
@@ -164,8 +167,8 @@ def _draws(table: Float64, worst: Float64, best: Float64, resamples: int, seed: 
 def _stretched(estimate: float, lower: Float64, upper: Float64, queries: int, confidence: float) -> Pair:
     """Return the quantiles of draws, their distance from the estimate as that of Student's t.
 
-    The draws' variance is queries / ((queries + 1) (queries + 2)) of the sample's (divided by n), as it is with one more
-    query at the mean.
+    The draws' variance is queries / ((queries + 1) (queries + 2)) of the sample's (divided by n), as it is with one
+    more query at the mean.
     """
     tail = (1 - confidence) / 2
     variance = (queries + 1) * (queries + 2) / (queries * (queries - 1))
@@ -179,8 +182,8 @@ def _stretched(estimate: float, lower: Float64, upper: Float64, queries: int, co
 def _unseen(values: Float64, largest: float, confidence: float) -> float:
     """Return how far from the mean towards an end the query that was not seen lies, 0 to 1.
 
-    z^2 / 2 carriers (1.92 at 95%, as many ones and zeros as Agresti and Coull 1998 add) put it halfway, ten times as many
-    at a hundredth.
+    z^2 / 2 carriers (1.92 at 95%, as many ones and zeros as Agresti and Coull 1998 add) put it halfway, ten times as
+    many at a hundredth.
     """
     return 1 / (1 + (2 * _carriers(values, largest) / _normal(confidence) ** 2) ** 2)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.measure.duel import quantile_interval
 from export.measure.budget import METRICS
+from export.measure.duel import quantile_interval
 from export.measure.gate import FAIL, INCONCLUSIVE, Estimate, Missing
 from export.measure.intervals import LEAST_QUERIES, difference_interval, mean_interval, ratio_interval
 from export.measure.quality import same_values
@@ -19,7 +19,8 @@ RESAMPLES, SEED = 10_000, 0
 MAIN = "ndcg@10"
 PERCENTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 MORE_QUERIES = "more test queries are needed"
-LEADS = {"worst": (-1.0, 0.0), "best": (1.0, 0.0)}  # over a baseline that has all there is, or nothing, as the teacher has
+# the worst and the best query for a share of a lead: the teacher does as the baseline, the student loses or wins all
+LEADS: Mapping[str, tuple[float, float]] = {"worst": (-1.0, 0.0), "best": (1.0, 0.0)}
 
 Float64 = npt.NDArray[np.float64]
 Found = dict[str, Estimate | Missing]

@@ -55,11 +55,12 @@ class Population:
     high: float = 1.0
     kind: str = "mean"
 
-    @cache
-    def truth(self) -> float:
-        """Return what an interval should hold, of very many draws."""
-        means = self.draw(np.random.default_rng(1), MANY).mean(axis=1)
-        return float(means[0] / means[1]) if self.kind == "ratio" else float(means[0])
+
+@cache
+def truth(population: Population) -> float:
+    """Return what an interval should hold, of very many draws."""
+    means = population.draw(np.random.default_rng(1), MANY).mean(axis=1)
+    return float(means[0] / means[1]) if population.kind == "ratio" else float(means[0])
 
 
 def ndcg(rng: Rng, queries: int, zeros: float = 0.2, ones: float = 0.2) -> Float64:
@@ -242,13 +243,13 @@ def coverage(
         resamples: of a set.
         rng: draws both.
     """
-    truth = population.truth()
+    held = truth(population)
     drawn = [method(population.draw(rng, queries), population, resamples, rng) for _ in range(sets)]
     result = {}
     for name in drawn[0]:
         low, high = np.array([each[name] for each in drawn]).T
-        held = (low <= truth + 1e-9) & (truth - 1e-9 <= high)
-        result[name] = {"coverage": float(held.mean()), "width": float(np.median(high - low))}
+        covered = (low <= held + 1e-9) & (held - 1e-9 <= high)
+        result[name] = {"coverage": float(covered.mean()), "width": float(np.median(high - low))}
     return result
 
 
