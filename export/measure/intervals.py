@@ -208,8 +208,9 @@ def _towards(centre: float, end: float, part: float) -> float:
 
 def _ratios(draws: Float64, undefined: float) -> Float64:
     """Return numerators over denominators; a ratio to zero or less is none, and counts as the given."""
-    found = np.full(len(draws), undefined)
-    return np.divide(draws[:, 0], draws[:, 1], out=found, where=draws[:, 1] > 0)
+    found: Float64 = np.full(len(draws), undefined)
+    np.divide(draws[:, 0], draws[:, 1], out=found, where=draws[:, 1] > 0)
+    return found
 
 
 def _normal(confidence: float) -> float:
@@ -232,7 +233,7 @@ def _student(confidence: float, freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return math.fsum(term / float(freedom) ** power for power, term in enumerate(terms))
 
 
 def _same_queries(values: list[Array]) -> Float64:

@@ -81,8 +81,9 @@ def latency_estimates(content: Content, precision: str, confidence: float) -> Fo
     teacher = _model(content, "teacher", "fp32", "onnxruntime")
     if teacher is not None and "cpu_ms" in teacher:
         theirs = np.median(np.array(teacher["cpu_ms"], dtype=np.float64), axis=0)
-        how = {"confidence": confidence, "resamples": RESAMPLES, "seed": SEED}
-        interval = ratio_interval(theirs, medians, **how, worst=None, best=None)
+        interval = ratio_interval(
+            theirs, medians, confidence=confidence, resamples=RESAMPLES, seed=SEED, worst=None, best=None
+        )
         found["cpu_speedup_vs_teacher_onnx"] = _of_queries(float(theirs.mean() / medians.mean()), interval, medians)
     return found
 
