@@ -109,7 +109,7 @@ def _difference(a: PerQuery | str, b: PerQuery | str, confidence: float) -> dict
     apart = a.values - b.values
     if np.isnan(apart).all():
         return {"reason": "no query has a value in both"}
-    other = a.values if same_values(a.quality, b.quality) else b.values
-    interval = difference_interval(a.values, other, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    theirs = a.values if same_values(a.quality, b.quality) else b.values
+    interval = difference_interval(a.values, theirs, confidence=confidence, resamples=RESAMPLES, seed=SEED)
     count = int((~np.isnan(apart)).sum())
     return {"difference": float(np.nanmean(apart)), "interval": list(interval), "queries": count}

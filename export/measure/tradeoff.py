@@ -24,7 +24,6 @@ from export.runtime.scorer import Float32
 
 FORMAT = 1
 MAIN = "ndcg@10"
-TIMES: Mapping[str, None] = {"worst": None, "best": None}  # of an interval: they have no known end
 
 Float64 = npt.NDArray[np.float64]
 
@@ -157,10 +156,15 @@ def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstr
         "pairs_per_s": float(latency.pairs.sum() / wall.sum() * 1e3),
         "cpu_ms_per_query": _mean(cpu),
         "speedup": _ratio(_mean(teacher_cpu), _mean(cpu)),
-        "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options(), **TIMES)),
+        "speedup_ci": list(_times_ratio(teacher_cpu, cpu, how)),
         "speedup_wall": _ratio(_mean(teacher_wall), _mean(wall)),
-        "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options(), **TIMES)),
+        "speedup_wall_ci": list(_times_ratio(teacher_wall, wall, how)),
     }
+
+
+def _times_ratio(numerator: Float64, denominator: Float64, how: Bootstrap) -> tuple[float, float]:
+    """Return the interval of a ratio of times, which have no known end."""
+    return ratio_interval(numerator, denominator, **how.options(), worst=None, best=None)
 
 
 def _compare(

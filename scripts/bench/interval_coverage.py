@@ -4,7 +4,7 @@ python scripts/bench/interval_coverage.py --out scripts/bench/results/interval_c
 
 Values query by query are drawn from populations like those that are measured: nDCG@10 (many 0 and 1), reciprocal ranks,
 zeros with few ones, skewed shares, paired differences (mostly none), ratios of two models' means. Widths are told over
-the percentile bootstrap's. --sets and --resamples: of every population and number of queries, a fourth of the sets for
+the percentile bootstrap's. --sets and --resamples: of every population and number of queries, a tenth of the sets for
 the methods that are not used.
 """
 
@@ -31,7 +31,7 @@ CONFIDENCE, NUMBERS = 0.95, (2, 5, 10, 20, 50, 200)
 Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 MANY = 2_000_000  # draws that a population's mean is taken of
-REST = 4  # of the other methods' sets, as many fewer
+REST = 10  # of the other methods' sets, as many fewer
 GRID = 101  # means that the betting interval tries
 CHOSEN, OLD = "extra query", "percentile"
 
@@ -257,8 +257,8 @@ def main() -> None:
     """Measure every population, number of queries and method, and print the worst and the typical."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--sets", type=int, default=2000)
+    parser.add_argument("--resamples", type=int, default=400)
     options = parser.parse_args()
     cells: dict[str, dict[str, Any]] = {}
     for queries in NUMBERS:

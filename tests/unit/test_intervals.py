@@ -16,7 +16,7 @@ from export.measure.intervals import LEAST_QUERIES, difference_interval, mean_in
 from tests.bench_scripts import bench_script
 
 HOW = {"confidence": 0.95, "resamples": 2000, "seed": 3}
-SETS = 100  # of each population; a true coverage of 95% is seen below 88% in 1 of 300
+SETS = 100  # of each population; a true coverage of 95% is seen below 87% in 1 of 1000
 NUMBERS = (2, 5, 10, 20, 50, 200)
 
 
@@ -36,7 +36,7 @@ def test_intervals_cover_what_they_say_on_skewed_values(queries):
             name: bench.coverage(bench.chosen, population, queries, SETS, 200, rng)[bench.CHOSEN]["coverage"]
             for name, population in bench.POPULATIONS.items()
         }
-    assert min(found.values()) >= 0.88, found
+    assert min(found.values()) >= 0.87, found
     assert np.mean(list(found.values())) > 0.945
 
 
