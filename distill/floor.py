@@ -16,11 +16,11 @@ from distill.monitor import METRIC, Monitor
 from distill.records import RankingData, Split
 from distill.schema import Config, EncoderTeacher, NoWarm
 from distill.stages import Built
-from export.measure.quality import difference_interval, ranking_metrics
+from export.measure.intervals import LEAST_QUERIES, difference_interval
+from export.measure.quality import ranking_metrics
 
 log = logging.getLogger(__name__)
 
-LEAST_QUERIES = 15  # fewer dev queries are no ground to end a run on
 INTERVAL = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
 GENTLE_RATE = 3e-5  # at which labels were stable after a warm-up on every seed (docs/distillation.md)
 

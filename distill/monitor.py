@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.errors import TrainingError
-from export.measure.quality import CUT, mean_interval
+from export.measure.intervals import mean_interval
+from export.measure.quality import CUT
 from export.runtime.tokens import Int64
 
 if TYPE_CHECKING:

@@ -51,9 +51,12 @@ def write_encoder(folder: Path, words: list[str], *, layers: int = 2, hidden_siz
     BertModel(config).save_pretrained(folder)
 
 
-def write_beir(folder: Path, *, queries: int = 24, items: int = 80, judged: int = 12, seed: int = 0) -> None:
+def write_beir(
+    folder: Path, *, queries: int = 24, items: int = 80, judged: int = 12, seed: int = 0, more_test: int = 0
+) -> None:
     """Write a BEIR set in which an item's grade is how many of its three adjectives are good ones, all three splits.
 
+    A quarter of the queries is for tests, and so are those that `more_test` adds.
     Queries ask for good ones, so both a model of items alone and BM25 do better than chance.
     """
     rng = np.random.default_rng(seed)
@@ -66,10 +69,10 @@ def write_beir(folder: Path, *, queries: int = 24, items: int = 80, judged: int 
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     splits = {split: [] for split in ("train", "dev", "test")}
     with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(queries):
+        for number in range(queries + more_test):
             text = " ".join([*rng.choice(good, 4, replace=False), rng.choice(THINGS)])
             file.write(json.dumps({"_id": f"q{number}", "text": text}, ensure_ascii=False) + "\n")
-            split = ("train", "train", "dev", "test")[number % 4]
+            split = ("train", "train", "dev", "test")[number % 4] if number < queries else "test"
             for item in rng.permutation(items)[:judged]:
                 splits[split].append((f"q{number}", f"i{item}", len(set(good) & set(texts[item][:3]))))
     for split, rows in splits.items():
@@ -87,7 +90,7 @@ def encoder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def beir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("beir") / "things"
-    write_beir(folder)
+    write_beir(folder, more_test=18)  # a gate decides on no fewer than 20
     return folder
 
 

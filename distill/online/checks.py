@@ -14,7 +14,8 @@ from distill.online.feedback import Counts
 from distill.online.lists import Shown
 from distill.records import Float32, Split
 from distill.schema import Update
-from export.measure.quality import agreement, difference_interval, ranking_metrics
+from export.measure.intervals import LEAST_QUERIES, difference_interval
+from export.measure.quality import agreement, ranking_metrics
 
 USER, BROKEN, FINITE = "one user", "broken events", "finite"
 NEWEST, FORGETTING, INT8, BUNDLE = "newest events", "forgetting", "int8", "bundle"
@@ -33,6 +34,7 @@ class Check:
         measured: the number that was found; None where there was nothing to measure.
         bound: what it is held to.
         detail: in words.
+        inconclusive: whether nothing speaks against it, but so few lists could not.
     """
 
     name: str
@@ -40,13 +42,31 @@ class Check:
     measured: float | None
     bound: float | None
     detail: str
+    inconclusive: bool = False
+
+    @classmethod
+    def of_lists(cls, name: str, ok: bool, measured: float, bound: float, detail: str, lists: int) -> Check:
+        """Return a check of quality: what it refuses is refused, what it lets pass on few lists is inconclusive.
+
+        Args:
+            name: of the check.
+            ok: whether the bound is kept.
+            measured: the number that was found.
+            bound: what it is held to.
+            detail: in words.
+            lists: how many it rests on.
+        """
+        few = ok and lists < LEAST_QUERIES
+        detail += f"; at least {LEAST_QUERIES} lists are needed, there were {lists}" if few else ""
+        return cls(name, ok, measured, bound, detail, few)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
+        """Return it as JSON can hold it; `inconclusive` only where it is."""
+        return {name: value for name, value in asdict(self).items() if name != "inconclusive" or value}
 
     def __str__(self) -> str:
-        return f"{'ok' if self.ok else 'refused'}: {self.name}: {self.detail}"
+        verdict = "refused" if not self.ok else "inconclusive" if self.inconclusive else "ok"
+        return f"{verdict}: {self.name}: {self.detail}"
 
 
 def event_checks(lists: Sequence[Shown], counts: Counts, update: Update) -> Iterator[Check]:
@@ -101,7 +121,7 @@ def newest_check(split: Split, served: Float32, updated: Float32, update: Update
         f"{METRIC} {before.mean():.4f} to {after.mean():.4f} on {len(after)} held-out lists, {mean:+.4f} "
         f"[{low:+.4f}, {high:+.4f}]; not below 0 with {update.confidence:.0%} confidence"
     )
-    return Check(NEWEST, high >= 0, high, 0.0, detail)
+    return Check.of_lists(NEWEST, high >= 0, high, 0.0, detail, len(after))
 
 
 def forgetting_check(split: Split, first: float, served: Float32, updated: Float32, update: Update) -> Check:
@@ -120,7 +140,8 @@ def forgetting_check(split: Split, first: float, served: Float32, updated: Float
         f"{METRIC} on the old test set {first:.4f} at first, {before:.4f} served, {after:.4f} updated: "
         f"{drop:+.4f} lost, at most {update.max_forgetting:g}"
     )
-    return Check(FORGETTING, drop <= update.max_forgetting, drop, update.max_forgetting, detail)
+    bound = update.max_forgetting
+    return Check.of_lists(FORGETTING, drop <= bound, drop, bound, detail, len(split.offsets) - 1)
 
 
 def int8_check(name: str, split: Split, exact: Float32, quantized: Float32, update: Update) -> Check:
@@ -136,7 +157,8 @@ def int8_check(name: str, split: Split, exact: Float32, quantized: Float32, upda
     drop = float(ndcg(exact, split).mean() - ndcg(quantized, split).mean())
     tau = float(np.nanmean(agreement(quantized, exact, split.offsets)["tau"]))
     detail = f"{METRIC} of {name} {drop:+.4f} below fp32, at most {update.max_int8_drop:g}; tau {tau:.3f}"
-    return Check(INT8, drop <= update.max_int8_drop, drop, update.max_int8_drop, detail)
+    bound = update.max_int8_drop
+    return Check.of_lists(INT8, drop <= bound, drop, bound, detail, len(split.offsets) - 1)
 
 
 def ndcg(scores: Float32, split: Split) -> Float64:

@@ -11,11 +11,12 @@ from scipy import stats
 from distill.online.checks import Check
 from distill.records import Float32, Split
 from distill.schema import Update
+from export.measure.intervals import LEAST_QUERIES
 from export.measure.quality import ranking_metrics
 
 LABELS = "labels"
 PARTS = 5  # of the events by time that are looked at by themselves; then halves of those, and so on
-LEAST_LISTS = 20  # of a slice; of fewer, chance decides
+LEAST_LISTS = LEAST_QUERIES  # of a slice; of fewer, chance decides
 LEAST_USERS = 5  # that disagree; how much fewer may spoil is what update.max_user_share bounds
 
 Float64 = npt.NDArray[np.float64]
@@ -27,7 +28,8 @@ def label_check(split: Split, scores: Float32, users: Sequence[str], old: float 
 
     A served model that ranks at all agrees with sound outcomes in more than half of the pairs of candidates of
     different grade, and as much below it with flipped ones. No slice (`_windows` of time, `_dissenters`) may be below
-    `min_agreement` by the upper end of a t interval, whose confidence is shared among the slices (Bonferroni).
+    `min_agreement` by the upper end of a t interval, whose confidence is shared among the slices (Bonferroni). Fewer
+    than `LEAST_LISTS` condemn nothing: two that agree would make an interval without width.
 
     Args:
         split: lists of known grades, in the order of time.
@@ -52,7 +54,8 @@ def label_check(split: Split, scores: Float32, users: Sequence[str], old: float 
         f"{len(slices)} slices, {name}, {values.mean():.3f}, with {update.confidence:.0%} confidence at most "
         f"{bounds[worst]:.3f}; at least {update.min_agreement:g}"
     )
-    return Check(LABELS, bounds[worst] >= update.min_agreement, bounds[worst], update.min_agreement, detail)
+    ok = bounds[worst] >= update.min_agreement or len(accuracy) < LEAST_LISTS
+    return Check.of_lists(LABELS, ok, bounds[worst], update.min_agreement, detail, len(accuracy))
 
 
 def _windows(accuracy: Float64) -> Iterator[Slice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from export.errors import UserError
 from export.measure import evaluation
-from export.measure.quality import difference_interval
+from export.measure.intervals import difference_interval
+from export.measure.quality import same_values
 from export.measure.recorded import MAIN, RESAMPLES, SEED
 from export.measure.runs import Run
 from export.measure.table import headline
@@ -29,13 +30,18 @@ class PerQuery:
         name: of the run.
         data: the data's fingerprint, and its split.
         queries: ids.
-        values: float64 [queries] of nDCG@10.
+        quality: values of every metric, float64 [queries] each.
     """
 
     name: str
     data: tuple[str, str]
     queries: tuple[str, ...]
-    values: npt.NDArray[np.float64]
+    quality: Mapping[str, npt.NDArray[np.float64]]
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """Those of nDCG@10."""
+        return self.quality[MAIN]
 
 
 def per_query(run: Run, name: str) -> PerQuery | str:
@@ -54,16 +60,17 @@ def per_query(run: Run, name: str) -> PerQuery | str:
         content = evaluation.read(run.folder / EVALUATION)
         form = ("student", row.get("engine"), row.get("precision"))
         models = [m for m in content["models"] if (m["model"], m["engine"], m["precision"]) == form]
-        values = np.array(models[-1]["quality"][MAIN], dtype=np.float64)
+        quality = {name: np.array(values, dtype=np.float64) for name, values in models[-1]["quality"].items()}
+        shape = quality[MAIN].shape
         queries = tuple(map(str, content["queries"]))
         fingerprint, split = content.get("fingerprint"), content.get("split")
     except (UserError, ValueError, LookupError, TypeError):
         return f"{name}: {EVALUATION} is damaged"
     if not (isinstance(fingerprint, str) and isinstance(split, str)):
         return f"{name}: {EVALUATION} does not say what data it is of"
-    if values.shape != (len(queries),):
+    if shape != (len(queries),):
         return f"{name}: {EVALUATION} is damaged"
-    return PerQuery(name, (fingerprint, split), queries, values)
+    return PerQuery(name, (fingerprint, split), queries, quality)
 
 
 def differences(
@@ -102,6 +109,7 @@ def _difference(a: PerQuery | str, b: PerQuery | str, confidence: float) -> dict
     apart = a.values - b.values
     if np.isnan(apart).all():
         return {"reason": "no query has a value in both"}
-    interval = difference_interval(a.values, b.values, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    theirs = a.values if same_values(a.quality, b.quality) else b.values
+    interval = difference_interval(a.values, theirs, confidence=confidence, resamples=RESAMPLES, seed=SEED)
     count = int((~np.isnan(apart)).sum())
     return {"difference": float(np.nanmean(apart)), "interval": list(interval), "queries": count}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from export.measure.budget import Bound, Budget
+from export.measure.intervals import LEAST_QUERIES
 
 PASS, FAIL, INCONCLUSIVE, UNUSABLE = "pass", "fail", "inconclusive", "unusable"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3, UNUSABLE: 2}
@@ -42,9 +43,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Missing:
-    """A metric that could not be measured, and why."""
+    """A metric without a value, why, and what that makes of a bound on it."""
 
     reason: str
+    verdict: str = UNUSABLE
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def worst(verdicts: Sequence[str]) -> str:
 
 
 def decide(bound: Bound, estimate: Estimate) -> str:
-    """Return whether an interval keeps a bound: pass, fail or inconclusive."""
-    if any(math.isnan(value) for value in (estimate.value, estimate.low, estimate.high)):
+    """Return whether an interval keeps a bound: pass, fail or inconclusive; of too few queries always the last."""
+    if any(math.isnan(value) for value in (estimate.value, estimate.low, estimate.high)) or _few(bound, estimate):
         return INCONCLUSIVE
     if bound.metric.higher:
         return PASS if estimate.low >= bound.allowed else FAIL if estimate.high < bound.allowed else INCONCLUSIVE
@@ -137,17 +139,24 @@ def decide(bound: Bound, estimate: Estimate) -> str:
 def _line(bound: Bound, estimate: Estimate | Missing, model: str) -> Line:
     name = bound.metric.name
     if isinstance(estimate, Missing):
-        return Line(name, model, str(bound), bound.allowed, UNUSABLE, None, None, None, estimate.reason)
+        return Line(name, model, str(bound), bound.allowed, estimate.verdict, None, None, None, estimate.reason)
     verdict = decide(bound, estimate)
     value, low, high = (v if math.isfinite(v) else None for v in (estimate.value, estimate.low, estimate.high))
     note = _needed(bound, estimate) if verdict == INCONCLUSIVE else ""
     return Line(name, model, str(bound), bound.allowed, verdict, value, low, high, note)
 
 
+def _few(bound: Bound, estimate: Estimate) -> bool:
+    return bound.metric.kind == "quality" and estimate.samples < LEAST_QUERIES
+
+
 def _needed(bound: Bound, estimate: Estimate) -> str:
     """Return what a decision would take: an interval shrinks with the root of the samples."""
     if math.isnan(estimate.value):
         return "no query has a value"
+    if _few(bound, estimate):
+        needed = f"at least {LEAST_QUERIES} {estimate.unit} are needed, there were {estimate.samples:,}"
+        return f"{needed}; {estimate.limit}" if estimate.limit else needed
     gap, width = abs(estimate.value - bound.allowed), (estimate.high - estimate.low) / 2
     if not math.isfinite(width):
         needed = f"{estimate.samples:,} {estimate.unit} are too few for an interval"

@@ -1,4 +1,4 @@
-"""Ranking quality of scores against grades and against another model's scores, with bootstrap intervals over queries.
+"""Ranking quality of scores against grades and against another model's scores, with intervals over queries.
 
 Everywhere `scores` is float [pairs], `grades` int [pairs], and query i's candidates are the pairs
 offsets[i]:offsets[i + 1] (int64 [queries + 1]). A ranking is by score, descending; ties keep the candidates' order.
@@ -7,17 +7,20 @@ offsets[i]:offsets[i + 1] (int64 [queries + 1]). A ranking is by score, descendi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from export.measure.intervals import difference_interval as difference_interval
+from export.measure.intervals import mean_interval as mean_interval
+from export.measure.intervals import ratio_interval as ratio_interval
+
 METRICS = ("ndcg@10", "mrr@10", "map", "pair_accuracy")
 AGREEMENT = ("tau", "rbo", "overlap@10")
 CUT = 10  # depth of nDCG, MRR and overlap, as their names say
 RBO_P = 0.9  # 86% of the weight on the first ten ranks (Webber, Moffat, Zobel 2010)
-BLOCK = 2_000_000  # values drawn at once by the bootstrap: 16 MB of positions and 16 MB of values
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
@@ -99,80 +102,11 @@ def changed_top(scores: Array, reference: Array, offsets: Int64, k: int = CUT) -
     return np.array([set(one) != set(other) for one, other in tops], dtype=np.bool_)
 
 
-def mean_interval(values: Array, *, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean over queries (Efron, Tibshirani 1993, chapter 13).
-
-    Args:
-        values: float [queries]; NaN queries are left out.
-        confidence: share covered, as 0.95.
-        resamples: how often the queries are drawn anew.
-        seed: of the drawing.
-
-    Returns:
-        Lower and upper end; NaN if no query is left.
-    """
-    return _bootstrap(lambda mean: mean, [values], confidence, resamples, seed)
-
-
-def ratio_interval(
-    numerator: Array, denominator: Array, *, confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Return the interval of mean(numerator) / mean(denominator), as `mean_interval` does, both of the same queries.
-
-    A query that is NaN in either is left out of both. A resample whose denominator is zero has no ratio
-    and is left out.
-
-    Raises:
-        ValueError: if the two are not of the same length.
-    """
-    return _bootstrap(_ratio, [numerator, denominator], confidence, resamples, seed)
-
-
-def difference_interval(a: Array, b: Array, *, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Return the interval of mean(a - b), as `mean_interval` does, both of the same queries.
-
-    A query that is NaN in either is left out of both.
-
-    Raises:
-        ValueError: if the two are not of the same length.
-    """
-    a, b = _same_queries([a, b])
-    return _bootstrap(lambda mean: mean, [a - b], confidence, resamples, seed)
-
-
-def _bootstrap(
-    statistic: Callable[..., Float64], values: list[Array], confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Return the percentile interval of a statistic of the means; blocks of resamples bound the memory."""
-    table = _same_queries(values)
-    queries = table.shape[1]
-    if not queries:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // queries)
-    found = np.empty(resamples)
-    for start in range(0, resamples, block):
-        drawn = rng.integers(queries, size=(min(block, resamples - start), queries))
-        found[start : start + block] = statistic(*(row[drawn].mean(axis=1) for row in table))
-    found = found[~np.isnan(found)]
-    if not len(found):
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return float(low), float(high)
-
-
-def _ratio(numerator: Float64, denominator: Float64) -> Float64:
-    undefined = np.full_like(numerator, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator != 0)
-
-
-def _same_queries(values: list[Array]) -> Float64:
-    """Return float64 [len(values), queries] of the queries that are NaN in none."""
-    columns = [np.asarray(value, dtype=np.float64) for value in values]
-    if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
-        raise ValueError(f"values must be [queries], of the same queries; got {[c.shape for c in columns]}")
-    table = np.stack(columns)
-    return table[:, ~np.isnan(table).any(axis=0)]
+def same_values(values: Mapping[str, Float64], others: Mapping[str, Float64]) -> bool:
+    """Return whether two models have the same values of every metric in every query: one model, as far as is seen."""
+    return values.keys() == others.keys() and all(
+        np.array_equal(value, others[name], equal_nan=True) for name, value in values.items()
+    )
 
 
 def _checked(scores: Array, other: Array, offsets: Int64) -> tuple[Float64, Float64]:

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from export.measure.intervals import LEAST_QUERIES
+
 RECOMMENDED, NOT_SHOWN, NOT_RECOMMENDED = "recommended", "not_shown", "not_recommended"
 WORST_FIRST = (NOT_RECOMMENDED, NOT_SHOWN, RECOMMENDED)
 ALLOWABLE = (NOT_SHOWN, NOT_RECOMMENDED)  # what a budget may let through
-LEAST_QUERIES = 15  # below it intervals over queries are not to be believed, docs/gate.md
 MOST_TIED = 0.5  # share of lists with one score for all candidates, above which a model ranks nothing
 TEACHER, STUDENT = "teacher", "student"
 MAIN = "ndcg@10"

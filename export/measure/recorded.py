@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.measure.budget import METRICS
 from export.measure.duel import quantile_interval
-from export.measure.gate import Estimate, Missing
-from export.measure.quality import difference_interval, mean_interval, ratio_interval
+from export.measure.gate import FAIL, INCONCLUSIVE, Estimate, Missing
+from export.measure.intervals import LEAST_QUERIES, difference_interval, mean_interval, ratio_interval
+from export.measure.quality import same_values
 from export.measure.recommendation import CHANCE, STUDENT, TEACHER, Recommendation, is_baseline, recommend
 from export.measure.tradeoff import Bootstrap, compare
 
@@ -19,6 +21,8 @@ RESAMPLES, SEED = 10_000, 0
 MAIN, FP32 = "ndcg@10", "fp32"
 PERCENTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 MORE_QUERIES = "more test queries are needed"
+# the worst and the best query for a share of a lead: the teacher does as the baseline, the student loses or wins all
+LEADS: Mapping[str, tuple[float, float]] = {"worst": (-1.0, 0.0), "best": (1.0, 0.0)}
 
 Float64 = npt.NDArray[np.float64]
 Found = dict[str, Estimate | Missing]
@@ -52,7 +56,8 @@ def quality_estimates(
         elif name in ("retention", "lift_kept"):
             found[name] = _relative(name, content, own, confidence)
         else:
-            interval = mean_interval(own[name], confidence=confidence, resamples=RESAMPLES, seed=SEED)
+            ends = {"low": METRICS[name].low, "high": METRICS[name].high}
+            interval = mean_interval(own[name], confidence=confidence, resamples=RESAMPLES, seed=SEED, **ends)
             found[name] = _of_queries(float(np.nanmean(own[name])), interval, own[name])
     return found
 
@@ -78,7 +83,9 @@ def latency_estimates(content: Content, precision: str, confidence: float) -> Fo
     teacher = _model(content, "teacher", "fp32", "onnxruntime")
     if teacher is not None and "cpu_ms" in teacher:
         theirs = np.median(np.array(teacher["cpu_ms"], dtype=np.float64), axis=0)
-        interval = ratio_interval(theirs, medians, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+        interval = ratio_interval(
+            theirs, medians, confidence=confidence, resamples=RESAMPLES, seed=SEED, worst=None, best=None
+        )
         found["cpu_speedup_vs_teacher_onnx"] = _of_queries(float(theirs.mean() / medians.mean()), interval, medians)
     return found
 
@@ -142,19 +149,36 @@ def _relative(name: str, content: Content, own: Mapping[str, Float64], confidenc
     if teacher is None:
         return Missing("the bundle has no per-query values of the teacher")
     above, all_ = own[MAIN], teacher[MAIN]
-    if name == "lift_kept":
+    if name == "retention":
+        above = all_ if same_values(own, teacher) else above
+        interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    else:
         simple = {row["model"]: _row_values(row)[MAIN] for row in content["models"] if is_baseline(row)}
         if not simple:
             return Missing("no baseline was measured (popularity, BM25, embedding)")
         best = max(simple, key=lambda model: float(np.nanmean(simple[model])))
+        if (unsure := _unsure_lead(all_, simple[best], best, confidence)) is not None:
+            return unsure
         above, all_ = above - simple[best], all_ - simple[best]
-        low, high = mean_interval(all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
-        if not low > 0:  # of a lead that may be none, or behind, a share says nothing
-            lead = f"{MAIN} {np.nanmean(all_):+.3f} [{low:+.3f}, {high:+.3f}]"
-            hint = f"train a better teacher, take more test queries, or bound {MAIN} instead"
-            return Missing(f"the teacher has no sure lead over {best} ({lead}); {hint}")
-    interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+        interval = ratio_interval(above, all_, confidence=confidence, resamples=RESAMPLES, seed=SEED, **LEADS)
     return _of_queries(float(np.nanmean(above) / np.nanmean(all_)), interval, above)
+
+
+def _unsure_lead(teacher: Float64, simple: Float64, name: str, confidence: float) -> Missing | None:
+    """Return what a bound on a share of the teacher's lead over a baseline comes to where that lead is not sure.
+
+    A share of a lead that may be none says nothing. A teacher that is surely behind fails: there is no lead to keep.
+    """
+    low, high = difference_interval(teacher, simple, confidence=confidence, resamples=RESAMPLES, seed=SEED)
+    queries = int((~np.isnan(teacher - simple)).sum())
+    if low > 0:
+        return None
+    lead = f"{MAIN} {np.nanmean(teacher - simple):+.3f} [{low:+.3f}, {high:+.3f}], {queries:,} queries"
+    hint = f"train a better teacher, take more test queries, or bound {MAIN} instead"
+    if high < 0 and queries >= LEAST_QUERIES:
+        return Missing(f"the teacher is surely below {name} ({lead}): it has no lead to keep; {hint}", FAIL)
+    few = f"; at least {LEAST_QUERIES} are needed" if queries < LEAST_QUERIES else ""
+    return Missing(f"the teacher has no sure lead over {name} ({lead}{few}); {hint}", INCONCLUSIVE)
 
 
 def _difference(
@@ -174,7 +198,7 @@ def _difference(
     theirs = _values(recorded, "student", precision)
     if theirs is None:
         return Missing(f"the baseline has no per-query values of {precision}")
-    a, b = own[MAIN], theirs[MAIN]
+    a, b = own[MAIN], own[MAIN] if same_values(own, theirs) else theirs[MAIN]
     interval = difference_interval(a, b, confidence=confidence, resamples=RESAMPLES, seed=SEED)
     return _of_queries(float(np.nanmean(a - b)), interval, a)
 

@@ -19,6 +19,7 @@ from export.measure.quality import (
     mean_interval,
     ranking_metrics,
     ratio_interval,
+    same_values,
 )
 from export.measure.recommendation import Recommendation
 from export.runtime.scorer import Float32
@@ -54,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: share covered, resamples of the queries, seed."""
+    """How intervals are made: share covered, how often the queries are weighed anew, seed."""
 
     confidence: float
     resamples: int
@@ -177,7 +178,8 @@ def _quality_fields(values: Mapping[str, Float64], teacher: Mapping[str, Float64
         fields[metric] = _mean(values[metric])
         fields[f"{metric}_ci"] = list(mean_interval(values[metric], **how.options()))
     fields["retention"] = _ratio(_mean(values[MAIN]), _mean(teacher[MAIN]))
-    fields["retention_ci"] = list(ratio_interval(values[MAIN], teacher[MAIN], **how.options()))
+    own = teacher[MAIN] if same_values(values, teacher) else values[MAIN]  # the teacher in another engine
+    fields["retention_ci"] = list(ratio_interval(own, teacher[MAIN], **how.options()))
     return fields
 
 
@@ -196,10 +198,15 @@ def _speed_fields(latency: Latency | None, teacher: Latency | None, how: Bootstr
         "pairs_per_s": float(latency.pairs.sum() / wall.sum() * 1e3),
         "cpu_ms_per_query": _mean(cpu),
         "speedup": _ratio(_mean(teacher_cpu), _mean(cpu)),
-        "speedup_ci": list(ratio_interval(teacher_cpu, cpu, **how.options())),
+        "speedup_ci": list(_times_ratio(teacher_cpu, cpu, how)),
         "speedup_wall": _ratio(_mean(teacher_wall), _mean(wall)),
-        "speedup_wall_ci": list(ratio_interval(teacher_wall, wall, **how.options())),
+        "speedup_wall_ci": list(_times_ratio(teacher_wall, wall, how)),
     }
+
+
+def _times_ratio(numerator: Float64, denominator: Float64, how: Bootstrap) -> tuple[float, float]:
+    """Return the interval of a ratio of times, which have no known end."""
+    return ratio_interval(numerator, denominator, **how.options(), worst=None, best=None)
 
 
 def _is_served(model: str, engine: str | None) -> bool:

@@ -14,7 +14,8 @@ from scipy.stats import ttest_rel, wilcoxon
 from export.files import write_atomic
 from export.graph import STATES
 from export.measure import evaluation
-from export.measure.quality import difference_interval, ratio_interval
+from export.measure.intervals import difference_interval, ratio_interval
+from export.measure.recorded import LEADS
 
 HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
 MAIN = "ndcg@10"
@@ -130,11 +131,11 @@ def judge(records: Sequence[Record], precision: str) -> dict[str, Any]:
         "retention": float(np.nanmean(own) / np.nanmean(teacher)),
         "retention_ci": ratio_interval(own, teacher, **HOW),
         "lift_kept": float(np.nanmean(own - simple) / np.nanmean(teacher - simple)),
-        "lift_kept_ci": ratio_interval(own - simple, teacher - simple, **HOW),
+        "lift_kept_ci": ratio_interval(own - simple, teacher - simple, **HOW, **LEADS),
         "above": {name: compare(own, each) for name, each in baselines.items()},
         "tau": float(np.nanmean(values(records, "student", precision, "tau"))),
         "speedup": float(theirs.mean() / ours.mean()),
-        "speedup_ci": ratio_interval(theirs, ours, **HOW),
+        "speedup_ci": ratio_interval(theirs, ours, **HOW, worst=None, best=None),
         **records[0]["students"][precision],
     }
 

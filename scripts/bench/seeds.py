@@ -37,7 +37,8 @@ from export.errors import UserError
 from export.files import write_atomic
 from export.host import describe_host, versions
 from export.measure import predictions
-from export.measure.quality import agreement, difference_interval, ranking_metrics
+from export.measure.intervals import difference_interval
+from export.measure.quality import agreement, ranking_metrics
 
 HOW = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
 LIBRARIES = ("rankdistill", "torch", "transformers", "onnxruntime", "numpy")

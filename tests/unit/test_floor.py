@@ -10,7 +10,8 @@ import pytest
 
 from distill import floor
 from distill.errors import TrainingError
-from distill.floor import LEAST_QUERIES, shortfall
+from distill.floor import shortfall
+from export.measure.intervals import LEAST_QUERIES
 from tests.composing import composed
 
 RNG = np.random.default_rng(0)

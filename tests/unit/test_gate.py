@@ -15,6 +15,7 @@ from export.gating import recommendation_line
 from export.measure import verdict as verdict_
 from export.measure.budget import METRICS, Budget, parse_bound
 from export.measure.gate import Estimate, Missing, judge, worst
+from export.measure.intervals import LEAST_QUERIES
 from export.measure.recommendation import Recommendation
 
 
@@ -49,6 +50,33 @@ def test_a_bound_is_decided_by_the_whole_interval(bound, interval, verdict):
     assert found.exit_code == {"pass": 0, "fail": 1, "inconclusive": 3}[verdict]
 
 
+@pytest.mark.parametrize("name", sorted(name for name, metric in METRICS.items() if metric.kind == "quality"))
+@pytest.mark.parametrize("samples", [1, 2, LEAST_QUERIES - 1, LEAST_QUERIES])
+def test_few_queries_decide_nothing(name, samples):
+    asked = budget(f"{name} >= 0.5")
+    for interval, verdict in (((0.9, 0.8, 0.95), "pass"), ((0.2, 0.1, 0.3), "fail")):
+        found = judge(asked, {name: queries(*interval, samples)}, "m")
+        enough = samples >= LEAST_QUERIES
+        assert found.verdict == (verdict if enough else "inconclusive")
+        assert found.exit_code == ({"pass": 0, "fail": 1}[verdict] if enough else 3)
+        told = f"at least {LEAST_QUERIES} queries are needed, there were {samples}; more test queries are needed"
+        assert found.lines[0].note == ("" if enough else told)
+        assert found.lines[0].measured == interval[0]
+
+
+def test_what_is_no_quality_needs_no_queries():
+    asked = budget("p95_ms <= 15", "size_mb <= 20")
+    found = judge(asked, {"p95_ms": Estimate(12, 11, 13, 3, "loads"), "size_mb": Estimate.exact(3)}, "m")
+    assert found.verdict == "pass"
+
+
+def test_what_has_no_value_may_still_fail_or_be_undecided():
+    asked = budget("lift_kept >= 0.9")
+    for verdict, code in (("fail", 1), ("inconclusive", 3), ("unusable", 2)):
+        found = judge(asked, {"lift_kept": Missing("the lead", verdict)}, "m")
+        assert (found.verdict, found.exit_code, found.lines[0].note) == (verdict, code, "the lead")
+
+
 def test_what_was_not_measured_is_unusable_and_says_why():
     asked = budget("cpu_ratio <= 1.05", "size_mb <= 20")
     found = judge(asked, {"cpu_ratio": Missing("it needs --baseline BUNDLE"), "size_mb": Estimate.exact(3)}, "m")
@@ -71,8 +99,8 @@ def test_an_inconclusive_line_tells_what_it_would_take():
     assert line.note == "it would take about 800 queries, there were 200; more test queries are needed"
     close = judge(asked, {"retention": queries(0.9501, 0.93, 0.97)}, "m").lines[0]
     assert "too close to the bound" in close.note
-    few = judge(asked, {"retention": queries(0.99, 0.0, math.inf, 4)}, "m").lines[0]
-    assert few.note == "4 queries are too few for an interval; more test queries are needed"
+    few = judge(asked, {"retention": queries(0.99, 0.0, math.inf, 40)}, "m").lines[0]
+    assert few.note == "40 queries are too few for an interval; more test queries are needed"
     nothing = judge(asked, {"retention": queries(math.nan, math.nan, math.nan)}, "m").lines[0]
     assert nothing.note == "no query has a value"
     assert (nothing.measured, nothing.low, nothing.high) == (None, None, None)

@@ -1,31 +1,24 @@
-"""Ranking metrics, agreement and intervals against ir-measures, SciPy, and formulas written out slowly."""
+"""Ranking metrics and agreement against ir-measures, SciPy, and formulas written out slowly."""
 
 from __future__ import annotations
 
 import itertools
-import tracemalloc
 
 import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from export.measure import quality
 from export.measure.quality import (
     AGREEMENT,
     METRICS,
     agreement,
     changed_top,
-    difference_interval,
-    mean_interval,
     ranking_metrics,
-    ratio_interval,
 )
 
 GAINS = {0: 0, 1: 1, 2: 3, 3: 7}
-HOW = {"confidence": 0.9, "resamples": 2000, "seed": 3}
 
 
 @st.composite
@@ -249,103 +242,3 @@ def test_a_reference_with_nan_is_refused():
     for function in (agreement, changed_top):
         with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
             function(scores, np.array([1.0, np.nan, 2.0]), offsets)
-
-
-def paired(queries, seed=0):
-    rng = np.random.default_rng(seed)
-    teacher = rng.beta(4, 2, queries)
-    return np.clip(teacher - rng.exponential(0.05, queries), 0, 1), teacher
-
-
-@pytest.mark.parametrize(
-    ("interval", "statistic"),
-    [
-        (lambda a, b, **how: mean_interval(a, **how), lambda a, b, axis: a.mean(axis)),
-        (ratio_interval, lambda a, b, axis: a.mean(axis) / b.mean(axis)),
-        (difference_interval, lambda a, b, axis: a.mean(axis) - b.mean(axis)),
-    ],
-)
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_intervals_are_scipys(interval, statistic, confidence):
-    student, teacher = paired(60)
-    rng = np.random.default_rng(1)
-    scipys = stats.bootstrap(
-        (student, teacher), statistic, paired=True, vectorized=True, n_resamples=20_000, batch=2000,
-        confidence_level=confidence, method="percentile", rng=rng,
-    ).confidence_interval  # fmt: skip
-    found = interval(student, teacher, confidence=confidence, resamples=20_000, seed=2)
-    width = scipys.high - scipys.low
-    assert found == pytest.approx(tuple(scipys), abs=0.03 * width)
-
-
-def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
-    rng = np.random.default_rng(7)
-    covered = 0
-    for seed in range(400):
-        low, high = mean_interval(rng.exponential(1.0, 80), confidence=0.8, resamples=400, seed=seed)
-        covered += low <= 1.0 <= high
-    assert 0.73 < covered / 400 < 0.84  # a percentile interval of 80 skewed values covers a little less than 0.8
-
-
-def test_pairing_narrows_the_interval():
-    student, teacher = paired(200)
-    shuffled = np.random.default_rng(0).permutation(teacher)
-    for interval in (ratio_interval, difference_interval):
-        narrow, wide = (np.ptp(interval(student, other, **HOW)) for other in (teacher, shuffled))
-        assert narrow < 0.5 * wide
-
-
-def test_equal_values_have_ratio_one_and_difference_zero():
-    values = np.random.default_rng(0).random(37)
-    values[::3] = 0
-    assert ratio_interval(values, values, **HOW) == (1.0, 1.0)
-    assert difference_interval(values, values, **HOW) == (0.0, 0.0)
-    sparse = np.r_[0.7, np.zeros(5)]  # a third of the resamples are all zeros and have no ratio
-    assert ratio_interval(sparse, sparse, **HOW) == (1.0, 1.0)
-    assert ratio_interval(np.ones(6), sparse, **HOW)[1] == pytest.approx(6 / 0.7), (
-        "drawn once: the largest ratio there is"
-    )
-
-
-def test_nan_queries_are_left_out_in_pairs():
-    student, teacher = paired(50)
-    holed, other = student.copy(), teacher.copy()
-    holed[[3, 11]], other[[11, 40]] = np.nan, np.nan
-    keep = np.setdiff1d(np.arange(50), [3, 11, 40])
-    for interval in (ratio_interval, difference_interval):
-        assert interval(holed, other, **HOW) == interval(student[keep], teacher[keep], **HOW)
-    assert mean_interval(holed, **HOW) == mean_interval(np.delete(student, [3, 11]), **HOW)
-
-
-def test_intervals_without_queries_are_nan():
-    for values in (np.zeros(0), np.full(4, np.nan)):
-        assert np.isnan(mean_interval(values, **HOW)).all()
-        assert np.isnan(ratio_interval(values, values, **HOW)).all()
-        assert np.isnan(difference_interval(values, values, **HOW)).all()
-    assert np.isnan(ratio_interval(np.ones(4), np.zeros(4), **HOW)).all(), "a ratio to zero"
-
-
-def test_pairs_of_other_lengths_are_refused():
-    for interval in (ratio_interval, difference_interval):
-        with pytest.raises(ValueError, match="same queries"):
-            interval(np.ones(4), np.ones(1), **HOW)
-
-
-def test_the_seed_alone_decides(monkeypatch):
-    student, teacher = paired(100)
-    whole = ratio_interval(student, teacher, **HOW)
-    assert ratio_interval(student, teacher, **{**HOW, "seed": 4}) != whole
-    monkeypatch.setattr(quality, "BLOCK", 700)  # 7 resamples at once, 2000 is no multiple of it
-    assert ratio_interval(student, teacher, **HOW) == whole
-
-
-def test_memory_is_bounded():
-    student, teacher = paired(100_000)
-    tracemalloc.start()
-    try:
-        low, high = ratio_interval(student, teacher, confidence=0.95, resamples=100, seed=0)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 100e6
-    assert low < student.mean() / teacher.mean() < high

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.measure.gate import Estimate, Missing
+from export.measure.budget import Budget
+from export.measure.gate import Estimate, Missing, judge
+from export.measure.intervals import LEAST_QUERIES
 from export.measure.recorded import latency_estimates, quality_estimates
 
 SAMPLES = 4
@@ -68,14 +70,68 @@ def test_the_embedding_is_a_baseline_of_lift_too():
     assert found.value == pytest.approx(0.5)
 
 
-def test_a_student_keeps_no_share_of_a_lead_that_the_teacher_does_not_have():
+def test_a_teacher_that_is_surely_behind_has_no_lead_to_keep():
     found = judged(values(0.1), values(0.2), values(0.3))  # a ratio of leads would be 2
     assert isinstance(found, Missing)
-    assert "the teacher has no sure lead over bm25 (ndcg@10 -0.100 [-0.100, -0.100])" in found.reason
+    assert found.verdict == "fail"
+    assert found.reason.startswith("the teacher is surely below bm25 (ndcg@10 -0.100 [-0.1")
+    assert "200 queries" in found.reason
     assert "bound ndcg@10 instead" in found.reason
 
 
 def test_a_lead_is_sure_at_the_confidence_that_is_asked_for():
-    teacher, simple = values(0.325, seed=1), values(0.3)
+    teacher, simple = values(0.33, seed=1), values(0.3)
     assert isinstance(judged(teacher, teacher, simple, 0.8), Estimate)
-    assert isinstance(judged(teacher, teacher, simple, 0.999), Missing)
+    unsure = judged(teacher, teacher, simple, 0.999)
+    assert isinstance(unsure, Missing)
+    assert unsure.verdict == "inconclusive"
+    assert unsure.reason.startswith("the teacher has no sure lead over bm25 (ndcg@10 +0.0")
+
+
+def test_a_lead_of_few_queries_is_undecided_either_way():
+    for teacher in (0.9, 0.01):
+        found = judged(np.full(4, teacher), np.full(4, teacher), np.full(4, 0.4))
+        assert isinstance(found, Missing)
+        assert found.verdict == "inconclusive"
+        assert "4 queries; at least 20 are needed" in found.reason
+
+
+BOUNDS = ("retention >= 0.95", "ndcg@10 >= 0.1", "tau >= 0.5", "lift_kept >= 0.2", "quality_difference >= -0.5")
+
+
+def of_queries(number):
+    """What a bundle recorded of a student that is sure to keep every bound, or to break each, of queries all alike."""
+    rng = np.random.default_rng(0)
+    teacher = 0.8 + 0.01 * rng.random(number)
+    kinds = {
+        ("popularity", None, None): teacher - 0.7, ("teacher", "onnxruntime", "fp32"): teacher,
+        ("student", "onnxruntime", "int8"): teacher - 0.01,
+    }  # fmt: skip
+    rows = [
+        {"model": model, "engine": engine, "precision": precision, "quality": {
+            "ndcg@10": found.tolist(), "tau": np.full(number, 0.9).tolist()}}
+        for (model, engine, precision), found in kinds.items()
+    ]  # fmt: skip
+    return {"models": rows, "fingerprint": "x", "split": "test", "queries": list(range(number))}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 10, 19, 20, 200])
+def test_few_queries_pass_and_fail_nothing(number):
+    content = of_queries(number)
+    asked = Budget.of({"require": list(BOUNDS)}, "here")
+    names = [bound.metric.name for bound in asked.bounds]
+    lines = judge(asked, quality_estimates(content, "int8", names, 0.95, (content, "int8")), "student").lines
+    if number >= LEAST_QUERIES:
+        assert {line.verdict for line in lines} <= {"pass", "inconclusive"}
+        assert next(line for line in lines if line.metric == "ndcg@10").verdict == "pass"
+    else:
+        assert {line.verdict for line in lines} == {"inconclusive"}
+        assert all(f"at least {LEAST_QUERIES}" in line.note for line in lines)
+    if number == 200:
+        assert [line.verdict for line in lines] == ["pass"] * len(lines)
+
+
+def test_a_bundle_differs_by_nothing_from_itself():
+    content = of_queries(30)
+    found = quality_estimates(content, "int8", ["quality_difference"], 0.95, (content, "int8"))["quality_difference"]
+    assert (found.value, found.low, found.high) == (0, 0, 0)

@@ -77,7 +77,7 @@ def test_a_served_student_that_does_not_beat_a_baseline_is_told():
     plain = Candidate("student", "onnxruntime", "fp32", scores(0.5, 6), latency(3, 2), 60.0, 15)
     weak = Candidate("student", "onnxruntime", "int8", scores(2, 2), latency(1, 2), 20.0, 15)
     openvino = Candidate("student", "openvino", "fp32", scores(5, 7), latency(2, 2), 60.0, 15)
-    between = Candidate("embedding", "pytorch", "fp32", scores(0.6, 5))
+    between = Candidate("embedding", "pytorch", "fp32", scores(0.8, 5))
     chance = Candidate("popularity", None, None, scores(20, 3))
     table, comparisons = rows(TEACHER, plain, weak, openvino, chance, between)
     assert [c["name"] for c in comparisons] == [

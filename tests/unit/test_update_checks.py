@@ -80,6 +80,29 @@ def test_a_loss_that_so_few_lists_cannot_show_is_none():
     assert checks.newest_check(split, scored(split, 0.9, seed=5), scored(split, 0.9, seed=2), UPDATE, 0).ok
 
 
+@pytest.mark.parametrize(("lists", "inconclusive"), [(1, True), (2, True), (19, True), (20, False), (40, False)])
+def test_what_few_lists_let_pass_is_inconclusive(lists, inconclusive):
+    split = split_of(lists)
+    good = scored(split, 0.3)
+    first = float(checks.ndcg(good, split).mean())
+    for check in (
+        checks.newest_check(split, good, good, UPDATE, 0),
+        checks.forgetting_check(split, first, good, good, UPDATE),
+        checks.int8_check("qint8", split, good, good, UPDATE),
+    ):
+        assert (check.ok, check.inconclusive) == (True, inconclusive)
+        told = f"at least 20 lists are needed, there were {lists}"
+        assert (told in check.detail) == inconclusive
+        assert str(check).startswith("inconclusive: " if inconclusive else "ok: ")
+        assert check.as_dict().get("inconclusive", False) == inconclusive
+
+
+def test_two_lists_alike_refuse_nothing():
+    split = split_of(2)
+    perfect, worst = split.grade.astype(np.float32), -split.grade.astype(np.float32)
+    assert checks.newest_check(split, perfect, worst, UPDATE, 0).ok
+
+
 def test_newest_lists_that_tell_nothing_are_left_out():
     split = dataclasses.replace(split_of(), grade=np.ones(240, dtype=np.int32))
     check = checks.newest_check(split, scored(split, 1), scored(split, 1), UPDATE, 0)

@@ -125,6 +125,10 @@ def test_labels_without_two_grades_tell_nothing():
     assert (found.ok, found.measured) == (True, None)
 
 
-def test_one_list_condemns_nothing():
-    split, scores = sound(1)
-    assert check(flip(split, slice(0, 1)), scores).ok
+@pytest.mark.parametrize("lists", [1, 2, 3, 19])
+def test_few_lists_condemn_nothing(lists):
+    """Two lists whose pairs are all in the wrong order would make a t interval without width."""
+    split, _ = sound(lists)
+    found = check(split, -split.grade.astype(np.float32))
+    assert (found.ok, found.inconclusive) == (True, True)
+    assert f"there were {lists}" in found.detail
