@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 SMALL = [
-    "name=small", "seed=0", "teacher.sha256=null", "teacher.max_length=24", "teacher.fit.epochs=4",
+    "name=small", "seed=0", "warm=none", "teacher.sha256=null", "teacher.max_length=24", "teacher.fit.epochs=4",
     "teacher.fit.learning_rate=1e-3", "teacher.fit.head_rate=1", "student.hidden_size=32", "student.layers=1",
     "student.fit.epochs=4", "student.fit.learning_rate=1e-3", "train.freeze_embeddings=false",
     "measure.latency_queries=3", "measure.warmup_queries=1", "measure.rounds=1", "measure.parity_queries=3",
