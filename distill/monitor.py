@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 METRIC = "ndcg@10"
 SHARE = 0.5  # of the steps, after which a training is held to this; on labels alone one may stand at chance till then
-WINDOW = 0.25  # of the steps: how many of the latest are looked at
+WINDOW = 0.4  # of the steps: how many of the latest are looked at
 LEAST_STEPS = 30  # in the window; fewer decide nothing
-SURE = 2.0  # standard errors that the loss must lie below chance by
+STEP = 0.1  # standard deviations: how far equal scores are moved towards the model's, to see whether their loss falls
+SURE = 1.5  # standard errors that it must fall by: a healthy training has 5 and more, one at chance is looked at often
 FLAT = 0.02  # logits: scores whose standard deviation within a list is less tell nothing apart
 LEAST_QUERIES = 50  # of dev, whose lead over chance is then expected to be sure
 INTERVAL = {"confidence": 0.95, "resamples": 2000, "seed": 0}
@@ -94,31 +95,58 @@ class Monitor:
         if self.floor == "none":
             return
         with torch.no_grad():
-            scores = scores.detach()
-            self._leads.append(loss(torch.zeros_like(scores)) - loss(scores))
-            self._spreads.append(spread(scores, mask))
+            scores, equal = scores.detach(), torch.zeros_like(scores)
+            deviation = spread(scores, mask)
+            self._leads.append(loss(equal) - loss(scores * (STEP / deviation.clamp_min(1e-9))))
+            self._spreads.append(deviation)
 
     def check(self, done: int, steps: int) -> None:
         """Look at the latest steps of a training.
 
+        Whether a loss is below that of equal scores hangs on the scores' scale, which a warm-up leaves too large. So
+        equal scores are moved a little towards the model's, in units of their standard deviation: their loss falls if
+        the model's order tells anything of what it is trained on, whatever the scale.
+
         Raises:
-            TrainingError: if their scores hardly vary, or their loss is not surely below that of equal scores.
+            TrainingError: if scores hardly vary, or the loss does not surely fall towards them.
+        """
+        window = self._window(steps)
+        if done < SHARE * steps or window < LEAST_STEPS:
+            return
+        found = self.shown(steps)
+        if found["spread"] < FLAT:
+            told = f"scores of a list differ by a standard deviation of {found['spread']:.4f}, less than {FLAT}"
+            self._tell(told, done, steps)
+        elif found["fall"] < SURE * found["standard_error"]:
+            told = (
+                f"in the last {window} steps the loss of equal scores falls by {found['fall']:.4f} towards the model's"
+            )
+            self._tell(f"{told}, standard error {found['standard_error']:.4f}", done, steps)
+
+    def shown(self, steps: int) -> dict[str, float]:
+        """Return what the latest steps of a training show; nothing where too few were noted.
+
+        Args:
+            steps: of the training.
+
+        Returns:
+            `spread`: standard deviation of scores within a list, logits; `fall`: of the loss of equal scores towards the
+            model's, and its `standard_error`.
         """
         import torch
 
-        window = min(len(self._leads), round(WINDOW * steps))
-        if done < SHARE * steps or window < LEAST_STEPS:
-            return
+        window = self._window(steps)
+        if window < 2:
+            return {}
         leads = torch.stack(self._leads[-window:]).double().cpu().numpy()
-        spread_ = float(torch.stack(self._spreads[-window:]).double().mean())
-        if spread_ < FLAT:
-            self._tell(
-                f"scores of a list differ by a standard deviation of {spread_:.4f}, less than {FLAT}", done, steps
-            )
-        elif leads.mean() < SURE * leads.std(ddof=1) / math.sqrt(window):
-            mean = leads.mean()
-            told = f"in the last {window} steps the loss is {mean:+.4f} below that of equal scores, not surely less"
-            self._tell(told, done, steps)
+        return {
+            "spread": float(torch.stack(self._spreads[-window:]).double().mean()),
+            "fall": float(leads.mean()),
+            "standard_error": float(leads.std(ddof=1)) / math.sqrt(window),
+        }
+
+    def _window(self, steps: int) -> int:
+        return min(len(self._leads), round(WINDOW * steps))
 
     def evaluated(self, done: int, steps: int, values: Float64, chance: Float64) -> None:
         """Look at an evaluation.

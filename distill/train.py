@@ -242,6 +242,7 @@ def train_ranker(
         "best_step": trainer.state.best_global_step,
         f"best_dev_{METRIC}": trainer.state.best_metric,
         f"dev_{METRIC}": [round(value, 6) for value in dev_values.tolist()],
+        "learned": monitor.shown(trainer.state.max_steps),
         "cost": scoring_cost(model, pairs),
         "history": history,
     }
