@@ -135,6 +135,7 @@ def test_a_processor_field_is_any_of(bundle):
 
 def test_a_bundle_without_a_verdict_is_read_and_one_that_is_not_recommended_is_doubted(bundle, tmp_path):
     folder = copy(bundle, tmp_path)
+    edit(folder / "manifest.json", lambda c: c["verdict"].update(status="not_shown"))
     assert Manifest.read(folder).verdict[0] == "not_shown"
     assert Manifest.read(folder).doubt is None
     sentence = "not recommended: the teacher\n\x1b[31mis below bm25"

@@ -47,7 +47,10 @@ def test_a_home_in_every_path_of_an_experiment(home):
 
 def test_no_option_that_may_be_a_path_is_forgotten():
     """A new option of text is a path, or is named here."""
-    known = {*NO_PATHS, *"pooling last rule pairs propensity late split measure precision attention importance".split()}
+    known = {
+        *NO_PATHS,
+        *"pooling last rule pairs propensity late split measure precision attention importance revision floor".split(),
+    }
     for nodes in schema.NODES.values():
         for kind in nodes.values():
             if not dataclasses.is_dataclass(kind) or "launcher" in kind.__module__ or "sweep" in kind.__module__:

@@ -39,7 +39,7 @@ def command(tmp_path):
 
 
 def shell(line: str, **environment: str):
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"} | environment
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": "/dev/null"} | environment
     return subprocess.run(["sh", "-c", line], capture_output=True, check=False, env=environment)
 
 
