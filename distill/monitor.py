@@ -130,8 +130,8 @@ class Monitor:
             steps: of the training.
 
         Returns:
-            `spread`: standard deviation of scores within a list, logits; `fall`: of the loss of equal scores towards the
-            model's, and its `standard_error`.
+            `spread`: standard deviation of scores within a list, logits; `fall`: of the loss of equal scores towards
+            the model's, and its `standard_error`.
         """
         import torch
 

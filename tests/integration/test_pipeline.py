@@ -98,9 +98,8 @@ def test_a_run_ends_with_its_verdict(place):
     assert verdict["sentence"][1:] in (run / "report.html").read_text().partition("</h1>")[0]
     assert json.loads((run / "bundle" / "manifest.json").read_text())["verdict"] == verdict
     card = (run / "bundle" / "README.md").read_text(encoding="utf-8")
-    assert (
-        card.partition("\n# ")[2].splitlines()[2] == f"**{verdict['sentence'][0].upper()}{verdict['sentence'][1:]}.**"
-    )
+    said_by_card = card.partition("\n# ")[2].splitlines()[2]
+    assert said_by_card == f"**{verdict['sentence'][0].upper()}{verdict['sentence'][1:]}.**"
     rows = {(row["model"], row["engine"], row["precision"]): row for row in table(run)["rows"]}
     student, teacher = rows["student", "onnxruntime", "int8"], rows["teacher", "onnxruntime", "fp32"]
     assert lines["retention"]["measured"] == pytest.approx(student["retention"], abs=1e-5)
