@@ -186,10 +186,9 @@ def _warm(
     if not isinstance(config.warm, SimilarityWarm):
         return None
     assert embedded is not None
-    asked, pairs = config.warm.pairs, None
-    if asked.bm25 + asked.embedding + asked.random:
-        drawn = gathering.augment(store, config, asked, data, tokens, embedded, source)
-        pairs = run.keep("warm-up's pairs", drawn)
+    pairs = run.keep(
+        "warm-up's pairs", gathering.augment(store, config, config.warm.pairs, data, tokens, embedded, source)
+    )
     warm = teacher_stages.warm(store, config, data, tokens, embedded, pairs, source, references)
     return run.keep("warm-up", warm)
 

@@ -46,19 +46,16 @@ def warm(
     data: Built,
     tokens: Built,
     embedded: Built,
-    drawn: Built | None,
+    drawn: Built,
     source: Path,
     references: References,
 ) -> Built:
-    """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet.
-
-    `drawn` are unlabelled pairs; None: it learns over the pairs of the training lists, without their labels.
-    """
+    """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet."""
     warm_, begin = config.warm, models.locate_init(config, source)
     assert isinstance(warm_, SimilarityWarm)
     fit = asdict(warm_.fit)
     options = {"max_length": config.teacher.max_length, "scale": warm_.scale, "fit": fit, "train": asdict(config.train)}
-    inputs = {"embeddings": embedded.key} | ({"tokens": tokens.key} if drawn is None else {"drawn": drawn.key})
+    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
     stage = Stage(
         "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
         title="teacher's warm-up",
@@ -68,11 +65,10 @@ def warm(
         from distill import augment, embedding
         from distill import warm as warm_module
 
-        pairs, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        _, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
         queries, items = embedding.read(embedded.folder)
-        if drawn is not None:
-            pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
-            queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
+        queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
         similarity = warm_module.similarities(pairs, queries, items)
         monitor = floor.monitor("warm-up", config, references, dev.split, holds_dev=False)
         warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out, monitor)

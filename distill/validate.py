@@ -127,8 +127,7 @@ def _draw_checks(config: Config) -> Iterator[str]:
             yield problem("augment.embedding", augment.embedding, "0 with a teacher that has no plain encoder")
         yield from _negative_checks(config, augment)
     if isinstance(warm, SimilarityWarm):
-        if warm.pairs.item_queries + warm.pairs.crossed_queries:  # the training lists hold no made query
-            yield from _empty_draw("warm.pairs", warm.pairs)
+        yield from _empty_draw("warm.pairs", warm.pairs)
         if not encoder:
             yield problem("warm", warm.kind, "none with a teacher that is used as it is")
 
