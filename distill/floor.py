@@ -22,7 +22,7 @@ from export.measure.quality import ranking_metrics
 log = logging.getLogger(__name__)
 
 INTERVAL = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
-GENTLE_RATE = 5e-5  # at which labels went on from a warm-up; at 1e-4 they unlearned it (docs/distillation.md)
+GENTLE_RATE = 3e-5  # at which labels went on from a warm-up on every seed (docs/distillation.md)
 
 Float64 = npt.NDArray[np.float64]
 References = Mapping[int | None, Built]  # the baselines' scores on dev, by how many dev queries are evaluated

@@ -48,7 +48,7 @@ def test_stop_raises_with_numbers_and_what_to_try(held):
         held(POPULARITY - 0.1, "warm=none", "teacher.fit.learning_rate=1e-2")
     told = str(error.value)
     assert "surely below popularity's" in told
-    for option in ("warm=histories", "teacher.fit.learning_rate=5e-05", "teacher.floor=warn"):
+    for option in ("warm=histories", "teacher.fit.learning_rate=3e-05", "teacher.floor=warn"):
         assert option in told
     assert "\n" not in told
 
