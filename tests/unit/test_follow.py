@@ -278,11 +278,14 @@ def test_it_updates_until_it_is_stopped(following):
     assert following("waiting") == [("waiting", "30 events")]
 
 
-@pytest.mark.parametrize("error", [UserError("the log is away"), OSError(28, "No space left on device")])
-def test_what_may_pass_is_told_and_tried_again(following, error, caplog):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(UserError("the log is away"), "the log is away"), (OSError(28, "No space left on device"), "no space left")],
+)
+def test_what_may_pass_is_told_and_tried_again(following, error, told, caplog):
     caplog.set_level("INFO")
     assert following(error, "waiting") == [("waiting", "30 events")]
-    assert f"not updated: {error}" in caplog.text
+    assert f"not updated: {told}" in caplog.text
 
 
 def test_a_mistake_in_the_options_ends_it(following, tmp_path):

@@ -33,7 +33,7 @@ def test_another_split_of_the_same_texts_reuses_their_embeddings(tmp_path, encod
     assert again.reused
     assert again.folder == first.folder
     texts = RankingData.open(data.folder).queries.texts()
-    expected = embedding.embed(texts, encoder, gathering.EMBEDDED_TOKENS, "queries")
+    expected = embedding.embed(texts, encoder, embedding.TOKENS, "queries")
     np.testing.assert_allclose(embedding.read(again.folder)[0], expected, atol=1e-6)
 
 

@@ -12,11 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CODE = """
 import contextlib
+from types import SimpleNamespace
+from export.runtime.manifest import Manifest
 from export.runtime.ranker import Ranker
 class InOrder:
     def rank(self, query, texts, top):
         return [(place, float(-place)) for place in range(len(texts))]
 Ranker.load = lambda *arguments, **options: contextlib.nullcontext(InOrder())
+Manifest.read = lambda *_: SimpleNamespace(doubt=None)
 from export.cli import main
 main()
 """

@@ -129,7 +129,8 @@ def test_what_no_teacher_has_is_refused_by_the_rules(override, allowed):
 
 @pytest.mark.parametrize(("student", "depends"), [("l2_h384", False), ("l2_h384_f768", True), ("l2_h256", True)])
 def test_what_tells_of_importance_is_no_part_of_a_student_that_leaves_nothing_out(tmp_path, student, depends):
-    (tmp_path / "config.json").write_text(json.dumps(MINILM | {"model_type": "bert"}))
+    rest = {"model_type": "bert", "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(MINILM | rest))
     made = SimpleNamespace(key="key", folder=tmp_path)
     store = SimpleNamespace(get=lambda stage, *_, **__: stage.key)
     keys = {
