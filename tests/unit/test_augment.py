@@ -290,7 +290,7 @@ def test_a_recipe_can_do_without_its_warm_up_and_its_drawn_pairs(recipe):
 def test_a_warm_up_on_histories_makes_no_query_of_an_item():
     histories, others = composed("warm=histories").warm, composed("warm=similarity").warm
     assert histories.pairs == replace(others.pairs, item_queries=0)
-    assert histories.fit == replace(others.fit, max_pairs=14_000)
+    assert histories.fit == replace(others.fit, max_pairs=14_000, evaluations=1)
 
 
 def test_scores_of_another_scale_are_refused(data, table, encoder):
