@@ -139,7 +139,7 @@ def test_a_whole_input_has_no_stages_of_its_own_and_the_same_teacher(made, whole
     assert short.keys() - whole.keys() == {"student input", "student tokens"}
     same = {role for role in whole if whole[role].name == short[role].name}
     assert same == {
-        "data", "tokens", "teacher", "scores", "teacher graphs", "teacher parity", "baselines",
+        "data", "tokens", "dev baselines", "teacher", "scores", "teacher graphs", "teacher parity", "baselines",
         *(role for role in whole if role.startswith("predictions teacher")),
     }  # fmt: skip
     assert "input" not in json.loads((whole["student"] / "stage.json").read_text())["config"]
