@@ -73,8 +73,11 @@ def write_beir(
             text = " ".join([*rng.choice(good, 4, replace=False), rng.choice(THINGS)])
             file.write(json.dumps({"_id": f"q{number}", "text": text}, ensure_ascii=False) + "\n")
             split = ("train", "train", "dev", "test")[number % 4] if number < queries else "test"
-            for item in rng.permutation(items)[:judged]:
-                splits[split].append((f"q{number}", f"i{item}", len(set(good) & set(texts[item][:3]))))
+            grades = [len(set(good) & set(text[:3])) for text in texts]
+            drawn = rng.permutation(items)[:judged].tolist()
+            if min(grades[item] for item in drawn) > 0:  # of relevant items alone, BM25 would fill the list up
+                drawn[-1] = next(item for item in range(items) if not grades[item])
+            splits[split] += [(f"q{number}", f"i{item}", grades[item]) for item in drawn]
     for split, rows in splits.items():
         lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in rows)]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")

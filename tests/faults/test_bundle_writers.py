@@ -288,7 +288,7 @@ def test_an_unfinished_or_torn_run_gives_no_bundle(runs, tmp_path):
 def test_where_nothing_can_be_written_a_line_says_so(runs, tmp_path):
     (tmp_path / "file").write_text("text")
     assert "cannot be written" in refused(runs[0], tmp_path / "file" / "bundle")
-    assert "cannot be written" in refused(runs[0], tmp_path / ("x" * 250))
+    assert "cannot be written" in refused(runs[0], tmp_path / ("x" * 256))
     if os.geteuid() != 0:
         (tmp_path / "closed").mkdir(mode=0o500)
         assert "cannot be written" in refused(runs[0], tmp_path / "closed" / "bundle")

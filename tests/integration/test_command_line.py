@@ -76,7 +76,7 @@ def test_missing_path_is_asked_for(tmp_path):
     ("file", "text", "message"),
     [
         ("corpus.jsonl", '{"_id": "i0", "text": "x"\n', "corpus.jsonl:1: broken JSON"),
-        ("qrels/test.tsv", "q3\ti0\tmany\n", "qrels/test.tsv:1: score 'many' is no whole number"),
+        ("qrels/test.tsv", "q3\ti0\tmany\n", "nor is 'many' a score, a whole number"),
         ("qrels/test.tsv", "q3\ti999\t1\n", "qrels/test.tsv:1: item 'i999' is not in corpus.jsonl"),
     ],
 )

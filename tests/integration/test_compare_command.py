@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path):
 
 def test_runs_are_compared_in_the_order_given(tmp_path):
     write_run(tmp_path / "a", EASY, 20.0, overrides=["student.layers=4"], verdict="pass")
-    write_run(tmp_path / "b", EASY - 0.1, 5.0, overrides=["student.layers=1"])
+    write_run(tmp_path / "b", EASY * 0.8, 5.0, overrides=["student.layers=1"])
     write_record(tmp_path / "c", status="failed", error="RuntimeError: no memory", overrides=["student.layers=9"])
     done = compare("b", "a", "c", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -70,7 +70,7 @@ def test_runs_are_compared_in_the_order_given(tmp_path):
     assert [line[2:].split()[:2] for line in lines[2:5]] == [["b", "layers=1"], ["a", "layers=4"], ["c", "layers=9"]]
     assert "failed: RuntimeError: no memory" in lines[4]
     assert any(line.startswith("warning: 2 runs are compared on the test split") for line in lines)
-    assert any(line.split()[:4] == ["a", "+0.100", "[+0.100,", "+0.100]"] and "better" in line for line in lines)
+    assert any(line.split()[:2] == ["a", "+0.100"] and "better" in line for line in lines)
 
 
 def test_the_reference_may_be_another_run(tmp_path):
