@@ -145,17 +145,15 @@ def baselines(
     return store.get(stage, build)
 
 
-def scored_by(system: System, systems: Sequence[tuple[System, Built]]) -> System:
-    """Return the system whose scores of a split stand for this one's.
+def scored_by(system: System, systems: Sequence[tuple[System, Built]]) -> tuple[System, Built]:
+    """Return the system whose scores of a split stand for this one's, with the stage that made it.
 
     A checkpoint in PyTorch gives those of its fp32 graph in onnxruntime up to rounding: parity, which is measured
     before, ends a run where it does not. So no split is scored twice by the slowest models.
     """
-    if system.engine != "pytorch":
-        return system
-    return next(each for each, _ in systems if (each.model, each.engine, each.precision) == (
-        system.model, "onnxruntime", "fp32"
-    ))  # fmt: skip
+    engine = "onnxruntime" if system.engine == "pytorch" else system.engine
+    wanted = (system.model, engine, system.precision)
+    return next(each for each in systems if (each[0].model, each[0].engine, each[0].precision) == wanted)
 
 
 def predictions(store: Store, config: Config, data: Built, system: System, made: Built) -> Built:

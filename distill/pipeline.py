@@ -52,10 +52,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
     split = config.measure.split
     baselines = run_.keep("baselines", measuring.baselines(store, config, data, source, taught.embedded, split, None))
     predictions = []
-    for system, made_by in systems:
-        scores = measuring.predictions(
-            store, config, reads[system.model].data, measuring.scored_by(system, systems), made_by
-        )
+    for system, _ in systems:
+        scores = measuring.predictions(store, config, reads[system.model].data, *measuring.scored_by(system, systems))
         predictions.append(run_.keep(f"predictions {system.name}", scores))
     latency = run_.keep("latency", measuring.latency(store, config, reads, systems))
     for name, measure in (("golden", measuring.golden), ("serving", measuring.serving)):

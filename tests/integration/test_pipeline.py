@@ -75,6 +75,9 @@ def test_run_json_names_its_stages_by_relative_paths(place):
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
     assert {"data", "tokens", "teacher", "scores", "student", "latency"} <= set(record["stages"])
+    scored = {role: path for role, path in record["stages"].items() if role.startswith("predictions ")}
+    assert scored["predictions teacher pytorch fp32"] == scored["predictions teacher onnxruntime fp32"]
+    assert len(set(scored.values())) == len(scored) - 1  # and no two others are the same
     for path in record["stages"].values():
         assert path.startswith("../")
         assert (run / path / "stage.json").is_file()
