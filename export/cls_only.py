@@ -73,7 +73,7 @@ class ClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
 def head_logits(model: BertForSequenceClassification, cls: torch.Tensor) -> torch.Tensor:
     """Return the logits of [CLS] states, float32 [pairs, outputs], by pooler and classifier outside of autocast.
 
-    bfloat16 has 8 bits of mantissa: logits rounded to it tie 14 to 28% of a list's candidates.
+    bfloat16 has 8 bits of mantissa: candidates of one list tie in logits that are rounded to it.
 
     Args:
         model: whose pooler and classifier they are.
