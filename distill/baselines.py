@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.embedding import TOKENS, embed
+from distill.embedding import TOKENS, embed, similarity
 from distill.records import RankingData, Split
 from export.progress import Progress
 from export.runtime.scorer import Float32
@@ -31,7 +31,9 @@ def write(
     if data.summary["popularity"]:
         scores["popularity"] = data.items.column("popularity")[split.item].astype(np.float32)
     if encoder is not None:
-        scores["embedding"] = similarity(split, *vectors) if vectors else embedding(data, split, encoder)
+        scores["embedding"] = (
+            similarity(split.pair_query(), split.item, *vectors) if vectors else embedding(data, split, encoder)
+        )
     for name, values in scores.items():
         np.save(out / FILE.format(name), values)
 
@@ -55,21 +57,10 @@ def bm25(data: RankingData, split: Split) -> Float32:
     return scores
 
 
-def similarity(split: Split, queries: Float32, items: Float32) -> Float32:
-    """Score pairs by the cosine of vectors of length 1, float32 [pairs].
-
-    Args:
-        split: the candidate lists.
-        queries: float32 [queries, width].
-        items: float32 [items, width].
-    """
-    return np.asarray(np.einsum("pd,pd->p", queries[split.pair_query()], items[split.item]), dtype=np.float32)
-
-
 def embedding(data: RankingData, split: Split, encoder: Path) -> Float32:
     """Score pairs by the cosine of their embeddings, float32 [pairs]."""
     query_rows, query_at = np.unique(split.pair_query(), return_inverse=True)
     item_rows, item_at = np.unique(split.item, return_inverse=True)
     queries = embed(data.queries.texts(query_rows), encoder, TOKENS, BAR)
     items = embed(data.items.texts(item_rows), encoder, TOKENS, BAR)
-    return np.asarray(np.einsum("pd,pd->p", queries[query_at], items[item_at]), dtype=np.float32)
+    return similarity(query_at.astype(np.int32), item_at.astype(np.int32), queries, items)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.records import RankingData
+from distill.records import Int32, RankingData
 from distill.tokens import length_sorted
 from export.progress import Progress
 from export.runtime.scorer import Float32
@@ -48,6 +48,18 @@ def embed(texts: list[str], encoder: Path, max_length: int, what: str) -> Float3
             vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
             bar.update(len(rows))
     return vectors
+
+
+def similarity(query: Int32, item: Int32, queries: Float32, items: Float32) -> Float32:
+    """Return the cosine of each pair's vectors, float32 [pairs].
+
+    Args:
+        query: int32 [pairs], rows of `queries`.
+        item: int32 [pairs], rows of `items`.
+        queries: of length 1, float32 [queries, width].
+        items: of length 1, float32 [items, width].
+    """
+    return np.asarray(np.einsum("pd,pd->p", queries[query], items[item]), dtype=np.float32)
 
 
 def write(data: RankingData, encoder: Path, max_length: int, out: Path) -> None:

@@ -69,7 +69,7 @@ def warm(
         pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
         queries, items = embedding.read(embedded.folder)
         queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
-        similarity = warm_module.similarities(pairs, queries, items)
+        similarity = embedding.similarity(pairs.query, pairs.split.item, queries, items)
         monitor = floor.monitor("warm-up", config, references, dev.split, holds_dev=False)
         warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out, monitor)
 

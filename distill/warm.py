@@ -16,18 +16,6 @@ from distill.teacher import write_trained
 from distill.tokens import PairTokens
 
 
-def similarities(pairs: PairTokens, queries: Float32, items: Float32) -> Float32:
-    """Return the cosine of each pair's embeddings, float32 [pairs].
-
-    Args:
-        pairs: the pairs.
-        queries: vectors of length 1, float32 [queries, width].
-        items: vectors of length 1, float32 [items, width].
-    """
-    cosine = np.einsum("pd,pd->p", queries[pairs.query], items[pairs.split.item])
-    return np.asarray(cosine, dtype=np.float32)
-
-
 def write(
     encoder: Path,
     pairs: PairTokens,
