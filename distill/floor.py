@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from distill import baselines
 from distill.errors import TrainingError
-from distill.monitor import METRIC, Monitor
+from distill.monitor import METRIC, Monitor, best_first
 from distill.records import RankingData, Split
-from distill.schema import Config, EncoderTeacher, NoWarm
+from distill.schema import Config, EncoderTeacher, Fit, NoWarm, SimilarityWarm
 from distill.stages import Built
 from export.measure.intervals import LEAST_QUERIES, difference_interval
 from export.measure.quality import ranking_metrics
 
 log = logging.getLogger(__name__)
 
-INTERVAL = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
+INTERVAL: Mapping[str, Any] = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
 GENTLE_RATE = 3e-5  # at which labels went on from a warm-up on every seed (docs/distillation.md)
 
 Float64 = npt.NDArray[np.float64]
@@ -34,18 +34,20 @@ def read(folder: Path, split: Split) -> dict[str, Float64]:
     return {name: ranking_metrics(each, split.grade, split.offsets)[METRIC] for name, each in scores.items()}
 
 
-def monitor(what: str, config: Config, references: References, dev: Split, *, holds_dev: bool = True) -> Monitor:
-    """Return what follows a training on these dev queries.
+def monitor(
+    what: str, config: Config, references: References, fit: Fit, dev: Split, *, holds_dev: bool = True
+) -> Monitor:
+    """Return what follows a training.
 
     Args:
         what: the model that is trained.
         config: of the run.
         references: the baselines on dev.
-        dev: the queries that the training evaluates.
+        fit: of the training.
+        dev: the queries that it evaluates.
         holds_dev: see `Monitor`.
     """
-    trained: Mapping[str, Any] = {"teacher": config.teacher, "warm-up": config.warm, "student": config.student}
-    values = read(references[trained[what].fit.dev_queries].folder, dev)
+    values = read(references[fit.dev_queries].folder, dev)
     return Monitor(what, config.teacher.floor, hints(config, what), values, holds_dev)
 
 
@@ -65,8 +67,7 @@ def hold(values: Float64, config: Config, references: References, queries: int |
     of_baselines = read(
         references[queries].folder, RankingData.open(data.folder).splits["dev"].sample(queries, config.seed)
     )
-    beside = Monitor("teacher", baselines=of_baselines).beside()
-    log.info("teacher: dev nDCG@10 %.3f%s (%d queries)", values.mean(), beside, len(values))
+    log.info("teacher: dev nDCG@10 %.3f, %s (%d queries)", values.mean(), best_first(of_baselines), len(values))
     found = shortfall(values, of_baselines)
     if found is None or config.teacher.floor == "none":
         return
@@ -86,7 +87,7 @@ def shortfall(values: Float64, of_baselines: Mapping[str, Float64]) -> str | Non
         return None
     best = max(of_baselines, key=lambda name: float(of_baselines[name].mean()))
     theirs = of_baselines[best]
-    low, high = difference_interval(values, theirs, **INTERVAL)  # type: ignore[arg-type]
+    low, high = difference_interval(values, theirs, **INTERVAL)
     if high >= 0:
         return None
     told = f"teacher: dev nDCG@10 {values.mean():.3f} is surely below {best}'s {theirs.mean():.3f}: difference "
@@ -100,6 +101,9 @@ def hints(config: Config, what: str) -> str:
         return f"try student.fit.learning_rate below {config.student.fit.learning_rate:g}, or another teacher; {go_on}"
     if not isinstance(teacher, EncoderTeacher):
         return f"try another teacher.model, or one tuned on these labels (teacher=minilm); {go_on}"
+    if what == "warm-up" and isinstance(config.warm, SimilarityWarm):
+        rate = f"warm.fit.learning_rate below {config.warm.fit.learning_rate:g}"
+        return f"try {rate}, warm=none, or another encoder (teacher.model); {go_on}"
     tries = []
     if isinstance(config.warm, NoWarm):
         tries.append("warm=similarity (searches) or warm=histories (histories)")

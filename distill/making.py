@@ -164,7 +164,7 @@ def student(
             train=train,
             seed=config.seed,
             rivals=Rivals.read(Path(config.rivals)) if config.rivals else None,
-            monitor=floor.monitor("student", config, references, dev.split),
+            monitor=floor.monitor("student", config, references, config.student.fit, dev.split),
             out=out,
         )
 

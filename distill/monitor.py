@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ STEP = 0.1  # standard deviations: how far equal scores are moved towards the mo
 SURE = 1.5  # standard errors that it must fall by: a healthy training has 5 and more, one at chance is looked at often
 FLAT = 0.02  # logits: scores whose standard deviation within a list is less tell nothing apart
 LEAST_QUERIES = 50  # of dev, whose lead over chance is then expected to be sure
-INTERVAL = {"confidence": 0.95, "resamples": 2000, "seed": 0}
+MOST_STEPS = 2000  # of the latest that are kept: more would make no more sure, and take memory
+INTERVAL: Mapping[str, Any] = {"confidence": 0.95, "resamples": 2000, "seed": 0}
 
 Float64 = npt.NDArray[np.float64]
 
@@ -54,6 +56,12 @@ def chance_ndcg(grades: npt.NDArray[np.int32], offsets: Int64) -> Float64:
     return expected
 
 
+def best_first(baselines: Mapping[str, Float64]) -> str:
+    """Return the means of baselines' nDCG@10, float64 [queries] each, in words: "popularity 0.271, embedding 0.262"."""
+    means = sorted(((float(values.mean()), name) for name, values in baselines.items()), reverse=True)
+    return ", ".join(f"{name} {mean:.3f}" for mean, name in means)
+
+
 @dataclass
 class Monitor:
     """Follows one training and ends it, or warns, once it has shown that nothing is learned.
@@ -73,14 +81,9 @@ class Monitor:
     holds_dev: bool = True
 
     def __post_init__(self) -> None:
-        self._leads: list[Tensor] = []
-        self._spreads: list[Tensor] = []
+        self._leads: deque[Tensor] = deque(maxlen=MOST_STEPS)
+        self._spreads: deque[Tensor] = deque(maxlen=MOST_STEPS)
         self._warned = False
-
-    def beside(self) -> str:
-        """Return the baselines' means as they stand beside an evaluation: ", popularity .271, embedding .262"."""
-        means = {name: float(values.mean()) for name, values in self.baselines.items()}
-        return "".join(f", {name} {means[name]:.3f}" for name in sorted(means, key=means.__getitem__, reverse=True))
 
     def step(self, loss: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor) -> None:
         """Note a step.
@@ -138,11 +141,11 @@ class Monitor:
         window = self._window(steps)
         if window < 2:
             return {}
-        leads = torch.stack(self._leads[-window:]).double().cpu().numpy()
+        leads, spreads = (torch.stack([*kept][-window:]).double().cpu() for kept in (self._leads, self._spreads))
         return {
-            "spread": float(torch.stack(self._spreads[-window:]).double().mean()),
+            "spread": float(spreads.mean()),
             "fall": float(leads.mean()),
-            "standard_error": float(leads.std(ddof=1)) / math.sqrt(window),
+            "standard_error": float(leads.std()) / math.sqrt(window),
         }
 
     def _window(self, steps: int) -> int:
@@ -165,7 +168,7 @@ class Monitor:
         self.check(done, steps)
         if not self.holds_dev or done < SHARE * steps or len(values) < LEAST_QUERIES:
             return
-        low, high = mean_interval(values - chance, **INTERVAL)  # type: ignore[arg-type]
+        low, high = mean_interval(values - chance, **INTERVAL, low=-1.0)
         if low <= 0:
             lead = f"{float((values - chance).mean()):+.3f} [{low:+.3f}, {high:+.3f}]"
             self._tell(f"dev nDCG@10 {values.mean():.3f} is not surely above chance: {lead}", done, steps)
@@ -173,7 +176,7 @@ class Monitor:
     def _tell(self, found: str, done: int, steps: int) -> None:
         told = f"{self.what}: nothing is learned by step {done} of {steps}: {found}"
         if self.baselines:
-            told += f"; dev nDCG@10 of rankers that cost nothing: {self.beside().removeprefix(', ')}"
+            told += f"; dev nDCG@10 of rankers that cost nothing: {best_first(self.baselines)}"
         told += f"; {self.hints}" if self.hints else ""
         if self.floor == "stop":
             raise TrainingError(told)
@@ -192,6 +195,5 @@ def spread(scores: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum(dim=1)
     mean = (scores * mask).sum(dim=1, keepdim=True) / count.clamp_min(1)[:, None]
     squares = (((scores - mean) * mask) ** 2).sum(dim=1)
-    many = count > 1
-    deviations = (squares / (count - 1).clamp_min(1)).sqrt()
-    return deviations[many].mean() if bool(many.any()) else deviations.sum() * 0
+    deviations = (squares / (count - 1).clamp_min(1)).sqrt()  # 0 of a group of one
+    return deviations.sum() / (count > 1).sum().clamp_min(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distill import floor, models, state_terms, vocabulary
-from distill.floor import References
+from distill.floor import Float64, References
 from distill.making import TRAINING, training_pairs
 from distill.monitor import METRIC
 from distill.schema import Config, EncoderTeacher, SimilarityWarm
@@ -70,7 +70,7 @@ def warm(
         queries, items = embedding.read(embedded.folder)
         queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
         similarity = embedding.similarity(pairs.query, pairs.split.item, queries, items)
-        monitor = floor.monitor("warm-up", config, references, dev.split, holds_dev=False)
+        monitor = floor.monitor("warm-up", config, references, warm_.fit, dev.split, holds_dev=False)
         warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out, monitor)
 
     return store.get(stage, build, every_rank=True)
@@ -108,7 +108,7 @@ def teacher(
         from distill import teacher as teacher_module
 
         pairs, dev = training_pairs(config, data, tokens, source, teacher_.max_length, teacher_.fit.dev_queries)
-        monitor = floor.monitor("teacher", config, references, dev.split)
+        monitor = floor.monitor("teacher", config, references, teacher_.fit, dev.split)
         teacher_module.write_tuned(begin, pairs, dev, teacher_, config.train, config.seed, out, monitor)
 
     return store.get(stage, tune, every_rank=True)
@@ -125,11 +125,11 @@ def examine(
     Raises:
         TrainingError: if it is surely below the best of them and `teacher.floor` is "stop".
     """
+    queries = dev_queries(config)[0]
     if isinstance(config.teacher, EncoderTeacher):
-        content = json.loads((teacher.folder / "training.json").read_text(encoding="utf-8"))
-        floor.hold(np.array(content[f"dev_{METRIC}"]), config, references, config.teacher.fit.dev_queries, data)
+        floor.hold(_dev_values(teacher.folder / "training.json"), config, references, queries, data)
         return None
-    options = {"max_length": config.teacher.max_length, "queries": EXAMINED, "seed": config.seed}
+    options = {"max_length": config.teacher.max_length, "queries": queries, "seed": config.seed}
     inputs = {"tokens": tokens.key, "teacher": teacher.key}
     stage = Stage("examination", VERSIONS["examination"], options, inputs, libraries=TRAINING)
 
@@ -142,18 +142,22 @@ def examine(
 
         device = Device.resolve(config.train)
         model = load_ranker(str(teacher.folder), cls_only=True, attention=device.attention).to(device.name)
-        _, dev = training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, EXAMINED)
+        _, dev = training_pairs(config, data, tokens, teacher.folder, config.teacher.max_length, queries)
         with Progress("dev", len(dev), "pairs") as bar:
             scores = score_rows(
                 model, dev, np.arange(len(dev)), batch_size=config.train.score_batch, bf16=device.bf16, bar=bar
             )
         values = ranking_metrics(scores, dev.split.grade, dev.split.offsets)[METRIC]
-        (out / "training.json").write_text(json.dumps({f"dev_{METRIC}": values.tolist()}) + "\n", encoding="utf-8")
+        (out / "examination.json").write_text(json.dumps({f"dev_{METRIC}": values.tolist()}) + "\n", encoding="utf-8")
 
     built = store.get(stage, build)
-    content = json.loads((built.folder / "training.json").read_text(encoding="utf-8"))
-    floor.hold(np.array(content[f"dev_{METRIC}"]), config, references, EXAMINED, data)
+    floor.hold(_dev_values(built.folder / "examination.json"), config, references, queries, data)
     return built
+
+
+def _dev_values(path: Path) -> Float64:
+    """Return the nDCG@10 of the dev queries that a stage noted, float64 [queries]."""
+    return np.array(json.loads(path.read_text(encoding="utf-8"))[f"dev_{METRIC}"])
 
 
 def dev_queries(config: Config) -> list[int | None]:

@@ -26,7 +26,7 @@ from distill.device import Device
 from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
 from distill.imitation import PROJECTIONS, Imitation
-from distill.monitor import METRIC, Monitor, chance_ndcg
+from distill.monitor import METRIC, Monitor, best_first, chance_ndcg
 from distill.rules import problem
 from distill.schema import Fit, Train
 from distill.scores import score_rows
@@ -225,7 +225,7 @@ def train_ranker(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(LastEvaluation())
     per_step = steps.pairs / max(1, -(-len(steps) // train.accumulate))
-    trainer.add_callback(ProgressCallback(what, per_step, monitor.beside()))
+    trainer.add_callback(ProgressCallback(what, per_step, best_first(monitor.baselines)))
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     except DivergedError as error:

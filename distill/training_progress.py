@@ -62,7 +62,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
                 self._loss = f"loss {value:.4f}"
             if name == f"eval_{METRIC}":
                 step, steps = state.global_step, state.max_steps
-                log.info("%s: step %d of %d, dev nDCG@10 %.3f%s", self.what, step, steps, value, self._beside)
+                beside = f", {self._beside}" if self._beside else ""
+                log.info("%s: step %d of %d, dev nDCG@10 %.3f%s", self.what, step, steps, value, beside)
 
     def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
         """Close the bar."""
