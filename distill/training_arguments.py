@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -13,33 +14,24 @@ from distill.monitor import METRIC
 from distill.schema import Fit, Train
 
 
-def forget_precision() -> None:
-    """Let TrainingArguments' own bf16 decide: an earlier training of this process has left its precision behind.
-
-    transformers writes it into this variable, and takes what stands there where bf16 is False.
-    """
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-
-
 def training_arguments(fit: Fit, train: Train, device: Device, batches: int, seed: int, out: Path) -> TrainingArguments:
     """Return the Trainer's arguments; `fit.evaluations` evaluations and checkpoints, the last at the end."""
+    use_cpu = not torch.cuda.is_available()
     forget_precision()
-    ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=not torch.cuda.is_available()).world_size)
+    ranks = max(1, TrainingArguments(output_dir=str(out), use_cpu=use_cpu).world_size)
     steps = max(1, -(-batches // (train.accumulate * ranks)))
     every = -(-steps // fit.evaluations)
-    return TrainingArguments(
+    return arguments(
+        train,
+        device,
+        seed,
         output_dir=str(out / "checkpoints"),
         logging_dir=str(out / "tracker"),  # kept with the stage; checkpoints are not
-        num_train_epochs=1,
-        per_device_train_batch_size=1,  # a step's groups
-        gradient_accumulation_steps=train.accumulate,
         learning_rate=fit.learning_rate,
         warmup_ratio=fit.warmup,
         weight_decay=fit.weight_decay,
         lr_scheduler_type="linear",
-        max_grad_norm=1.0,
-        bf16=device.bf16,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=use_cpu,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -50,13 +42,41 @@ def training_arguments(fit: Fit, train: Train, device: Device, batches: int, see
         greater_is_better=True,
         logging_steps=max(1, steps // 50),
         report_to=list(train.report_to) or "none",
+        save_safetensors=True,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def arguments(train: Train, device: Device, seed: int, **own: Any) -> TrainingArguments:
+    """Return the Trainer's arguments of any training here.
+
+    Args:
+        train: how the machine is used.
+        device: resolved precision.
+        seed: of the training.
+        own: what this training asks for beyond them.
+    """
+    forget_precision()
+    return TrainingArguments(
+        num_train_epochs=1,
+        per_device_train_batch_size=1,  # a step's groups
+        gradient_accumulation_steps=train.accumulate,
+        max_grad_norm=1.0,
+        bf16=device.bf16,
         remove_unused_columns=False,
         dataloader_num_workers=0,  # tokens are ready and collating takes far less than a step
         disable_tqdm=True,
         log_level="error",
         seed=seed,
         data_seed=seed,
-        save_safetensors=True,
         label_names=[],
-        ddp_find_unused_parameters=False,
+        **own,
     )
+
+
+def forget_precision() -> None:
+    """Let TrainingArguments' own bf16 decide: an earlier training of this process has left its precision behind.
+
+    transformers writes it into this variable, and takes what stands there where bf16 is False.
+    """
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)

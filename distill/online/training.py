@@ -23,7 +23,7 @@ from distill.records import Float32, Int64
 from distill.schema import Train, Update
 from distill.tokens import PairTokens
 from distill.train import RankTrainer, set_dropout
-from distill.training_arguments import forget_precision
+from distill.training_arguments import arguments
 from distill.training_progress import ProgressCallback
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW
@@ -165,28 +165,18 @@ def _named(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def _arguments(update: Update, train: Train, device: Device, seed: int, work: Path) -> TrainingArguments:
-    forget_precision()
-    return TrainingArguments(
+    return arguments(
+        train,
+        device,
+        seed,
         output_dir=str(work / "trainer"),
-        num_train_epochs=1,
-        per_device_train_batch_size=1,  # a step's groups
-        gradient_accumulation_steps=train.accumulate,
         learning_rate=update.learning_rate,
         warmup_ratio=update.warmup,
         weight_decay=update.weight_decay,
         lr_scheduler_type="constant_with_warmup",  # a decay to 0 would weigh an update's last events least
-        max_grad_norm=1.0,
-        bf16=device.bf16,
         use_cpu=device.name == "cpu",
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        disable_tqdm=True,
-        log_level="error",
-        seed=seed,
-        data_seed=seed,
-        label_names=[],
     )
