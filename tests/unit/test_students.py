@@ -78,7 +78,7 @@ def test_a_named_student_is_what_its_name_and_the_list_say(name, minilm):
 
 def test_the_list_has_every_named_student():
     assert sorted(listed()) == NAMES
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/options.md").read_text(encoding="utf-8")
     assert [each.name for each in fields(Student) if f"`{each.name}" not in text] == []
     shown = (ROOT / "conf/hydra/help/rankdistill.yaml").read_text(encoding="utf-8")
     assert [name for name in NAMES if not re.search(rf"\b{name}\b", shown)] == []
