@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from distill import ranks
 from distill.errors import TrainingError
 from export.measure.intervals import mean_interval
 from export.measure.quality import CUT
@@ -116,15 +117,19 @@ class Monitor:
         window = self._window(steps)
         if done < SHARE * steps or window < LEAST_STEPS:
             return
+        found = self._against(window, steps)
+        if ranks.agree(found != ""):  # torchrun's processes have seen other pairs each, and go on or end together
+            self._tell(found or "so the first process found", done, steps)
+
+    def _against(self, window: int, steps: int) -> str:
+        """Return what of the latest steps shows that nothing is learned, in words; nothing if something is."""
         found = self.shown(steps)
         if found["spread"] < FLAT:
-            told = f"scores of a list differ by a standard deviation of {found['spread']:.4f}, less than {FLAT}"
-            self._tell(told, done, steps)
-        elif found["fall"] < SURE * found["standard_error"]:
-            told = (
-                f"in the last {window} steps the loss of equal scores falls by {found['fall']:.4f} towards the model's"
-            )
-            self._tell(f"{told}, standard error {found['standard_error']:.4f}", done, steps)
+            return f"scores of a list differ by a standard deviation of {found['spread']:.4f}, less than {FLAT}"
+        if found["fall"] >= SURE * found["standard_error"]:
+            return ""
+        told = f"in the last {window} steps the loss of equal scores falls by {found['fall']:.4f} towards the model's"
+        return f"{told}, standard error {found['standard_error']:.4f}"
 
     def shown(self, steps: int) -> dict[str, float]:
         """Return what the latest steps of a training show; nothing where too few were noted.

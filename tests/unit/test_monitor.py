@@ -125,3 +125,11 @@ def test_dev_that_is_not_surely_above_chance_ends_a_training():
     evaluated(Monitor("teacher"), 0.0, queries=LEAST_QUERIES - 1)
     evaluated(Monitor("warm-up", holds_dev=False), 0.0)
     evaluated(Monitor("teacher", "none"), 0.0)
+
+
+def test_processes_of_a_torchrun_end_together(monkeypatch):
+    monkeypatch.setattr("distill.monitor.ranks.agree", lambda _: True)  # the first process has found something
+    with pytest.raises(TrainingError, match="by step 100 of 200: so the first process found"):
+        follow(Monitor("teacher"), signal=1.0, noise=0.5)
+    monkeypatch.setattr("distill.monitor.ranks.agree", lambda _: False)
+    follow(Monitor("teacher"), signal=0.0, noise=0.0)
