@@ -90,8 +90,8 @@ def test_an_update_is_published_whole(folder, tiny_run):
     card = (current.bundle / "README.md").read_text()
     assert "## Updated" in card
     verdict = manifest.content["verdict"]
-    assert verdict["sentence"].startswith("not shown: 6 queries are too few to tell")
-    assert card.count(f"**N{verdict['sentence'][1:]}.**") == card.count("**Not shown") == 1
+    assert verdict["status"] == first.content["verdict"]["status"] == "recommended"
+    assert card.count(f"**R{verdict['sentence'][1:]}.**") == card.count("**Recommended") == 1
     served = next(row for row in manifest.content["quality"][::-1] if row["model"] == "student")
     assert f"has nDCG@10 {served['ndcg@10']:.3f}" in verdict["sentence"]  # of the new weights
     before, after = scores(tiny_run / "bundle"), scores(current.bundle)
