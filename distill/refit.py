@@ -21,6 +21,7 @@ from transformers import BertForSequenceClassification
 from distill.records import Int64
 from distill.shrink import Parts
 from distill.tokens import PairTokens
+from export.attention import attend
 from export.split_bert import positions, split_layers
 
 BATCH = 64  # pairs
@@ -54,7 +55,7 @@ class Batch:
     def climb(self, layers: Iterable[Any]) -> None:
         """Take the teacher's states through these layers of it."""
         for layer in layers:
-            self.theirs = layer(self.theirs, self.mask)[0]
+            self.theirs = layer(self.theirs, self.mask)
 
     def rows(self, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states of the tokens that there are, or of [CLS] where we have no others."""
@@ -99,7 +100,7 @@ class Wanted:
         )
         attention, theirs = layer.attention, batch.theirs
         rows = theirs[:, :1] if first_only else theirs
-        context = attention.self(rows, batch.mask, encoder_hidden_states=theirs)[0]
+        context = attend(attention.self, rows, theirs, batch.mask)
         attended = attention.output.dense(context) + rows
         attended_norm = attention.output.LayerNorm(attended)
         inner = layer.intermediate.dense(attended_norm)
@@ -168,10 +169,7 @@ def _refit_layer(layer: Any, batches: Sequence[Batch], wanted: Sequence[Wanted],
     _fit(attention.self.query, [b.rows(r, w.query) for (b, w), r in zip(both, rows, strict=True)])
     _fit(attention.self.key, [(b.ours[b.there], w.key[b.there]) for b, w in both])
     _fit(attention.self.value, [(b.ours[b.there], w.value[b.there]) for b, w in both])
-    seen = [
-        attention.self(r, mask, encoder_hidden_states=b.ours)[0]
-        for b, r, mask in zip(batches, rows, masks, strict=True)
-    ]
+    seen = [attend(attention.self, r, b.ours, mask) for b, r, mask in zip(batches, rows, masks, strict=True)]
     rows = _refit_writer(
         attention.output, seen, rows, batches, [w.attended for w in wanted], [w.attended_norm for w in wanted]
     )

@@ -70,9 +70,9 @@ def recording(model: BertForSequenceClassification, places: Iterable[Place]) -> 
 
 
 def _keep(states: dict[Place, Tensor], place: Place) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
+    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
         if place in states:
             raise RuntimeError(f"a second forward pass while {place.part} of layer {place.layer} is recorded")
-        states[place] = output[0] if isinstance(output, tuple) else output
+        states[place] = output
 
     return hook

@@ -17,7 +17,6 @@ from transformers import (
     Trainer,
     TrainerControl,
 )
-from transformers.models.bert.modeling_bert import BertSdpaSelfAttention
 
 from distill.batches import Collator
 from distill.checkpoints import Float64, last_checkpoint, read_dev_values, write_dev_values
@@ -31,7 +30,7 @@ from distill.rules import problem
 from distill.schema import Fit, Train
 from distill.scores import score_rows
 from distill.tokens import PairTokens
-from distill.training_arguments import training_arguments
+from distill.training_arguments import tracking, training_arguments
 from distill.training_progress import LastEvaluation, ProgressCallback
 from export.measure.quality import ranking_metrics
 from export.progress import Progress
@@ -226,6 +225,8 @@ def train_ranker(
     trainer.add_callback(LastEvaluation())
     per_step = steps.pairs / max(1, -(-len(steps) // train.accumulate))
     trainer.add_callback(ProgressCallback(what, per_step, best_first(monitor.baselines)))
+    for callback in tracking(train, out):
+        trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     except DivergedError as error:
@@ -254,5 +255,3 @@ def set_dropout(model: torch.nn.Module, share: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = share
-        elif isinstance(module, BertSdpaSelfAttention):
-            module.dropout_prob = share  # it asks a number of its own, not its Dropout

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from distill.device import Device
 from distill.monitor import METRIC
 from distill.schema import Fit, Train
+
+TENSORBOARD = "tensorboard"
 
 
 def training_arguments(fit: Fit, train: Train, device: Device, batches: int, seed: int, out: Path) -> TrainingArguments:
@@ -26,9 +30,8 @@ def training_arguments(fit: Fit, train: Train, device: Device, batches: int, see
         device,
         seed,
         output_dir=str(out / "checkpoints"),
-        logging_dir=str(out / "tracker"),  # kept with the stage; checkpoints are not
         learning_rate=fit.learning_rate,
-        warmup_ratio=fit.warmup,
+        warmup_steps=fit.warmup,  # below 1, a share
         weight_decay=fit.weight_decay,
         lr_scheduler_type="linear",
         use_cpu=use_cpu,
@@ -41,10 +44,17 @@ def training_arguments(fit: Fit, train: Train, device: Device, batches: int, see
         metric_for_best_model=METRIC,
         greater_is_better=True,
         logging_steps=max(1, steps // 50),
-        report_to=list(train.report_to) or "none",
-        save_safetensors=True,
+        report_to=[tracker for tracker in train.report_to if tracker != TENSORBOARD] or "none",
         ddp_find_unused_parameters=False,
     )
+
+
+def tracking(train: Train, out: Path) -> Iterator[TrainerCallback]:
+    """Yield what the Trainer does not make of `report_to` itself: a TensorBoard folder that is kept with the stage."""
+    if TENSORBOARD in train.report_to:
+        callback = TensorBoardCallback()
+        callback.logging_dir = str(out / "tracker")  # by default it is in the checkpoints' folder, which is not kept
+        yield callback
 
 
 def arguments(train: Train, device: Device, seed: int, **own: Any) -> TrainingArguments:

@@ -117,9 +117,9 @@ def tokenizer_config(student: Path, length: int) -> dict[str, Any]:
         kind = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is, and has no special tokens of its own
         config = config if config.get("tokenizer_class") == kind else SPECIAL_TOKENS | config
     config.pop("name_or_path", None)  # a folder of whoever made the model
-    config.pop("model_input_names", None)  # the default has all three
     sides = {"truncation_side": "right", "padding_side": "right"}
-    return config | {"tokenizer_class": kind, "model_max_length": length} | sides
+    names = {"model_input_names": list(INPUTS)}  # else transformers 5 gives a plain tokenizer no token types
+    return config | {"tokenizer_class": kind, "model_max_length": length} | names | sides
 
 
 def _write(sources: Sources, work: Path) -> None:

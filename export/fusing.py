@@ -10,13 +10,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optimum.exporters.onnx import export
-from optimum.exporters.tasks import TasksManager
+import torch
+from optimum.exporters.base import ExporterConfig
+from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 
 from export.checkpoint import load_ranker
 from export.errors import GraphError
 from export.graph import NodeCounts, count_nodes
-from export.traceable import TraceableClsOnlyBert
+from export.runtime.scorer import INPUTS
+from export.traceable import TraceableBert, TraceableClsOnlyBert
+
+Axes = dict[str, dict[int, str]]
+
+
+class RankerExport(ExporterConfig):  # type: ignore[misc]
+    """What optimum's exporters need to know of a cross-encoder: its inputs, its output and inputs to trace it with."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+    DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator,)
+
+    @property
+    def inputs(self) -> Axes:
+        """The axes of each input that may differ in length."""
+        axes = {0: "batch_size", 1: "sequence_length"}
+        return {name: axes for name in INPUTS}
+
+    @property
+    def outputs(self) -> Axes:
+        """The same of the output."""
+        return {name: {0: "batch_size"} for name in super().outputs}
+
 
 
 def trace_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) -> None:
@@ -32,17 +55,21 @@ def trace_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) ->
         ModelError: if the checkpoint is no BERT cross-encoder.
         GraphError: if the graph takes other inputs than a cross-encoder's.
     """
-    # with sdpa attention: of eager attention onnxruntime fuses nothing
-    model = load_ranker(str(checkpoint), cls_only=False)
-    if cls_only:
-        model = TraceableClsOnlyBert.of(model)
-    config = TasksManager.get_exporter_config_constructor(
-        "onnx", model=model, task="text-classification", library_name="transformers"
-    )(model.config)
+    kind = TraceableClsOnlyBert if cls_only else TraceableBert
+    model = kind.of(load_ranker(str(checkpoint), cls_only=False))
+    config = RankerExport(model.config, task="text-classification")
+    inputs = config.generate_dummy_inputs(batch_size=2, sequence_length=16)
     with _quiet():
-        inputs, _ = export(model, config, graph, opset=opset)
-    if sorted(inputs) != ["attention_mask", "input_ids", "token_type_ids"]:
-        raise GraphError(f"the exported graph of {checkpoint} takes {sorted(inputs)}")
+        torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            str(graph),
+            input_names=list(config.inputs),
+            output_names=list(config.outputs),
+            dynamic_axes=config.inputs | config.outputs,
+            opset_version=opset,
+            dynamo=False,  # of the graph that torch.export makes onnxruntime fuses no attention
+        )
 
 
 def fuse_graph(graph: Path, fused: Path, *, shape: Mapping[str, Any], attentions: int) -> NodeCounts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from export.bert_weights import HARMLESS, named
 from export.errors import ModelError
@@ -25,9 +27,15 @@ def load_whole(kind: Any, folder: str | Path, *, may_lack: tuple[str, ...] = (),
         ModelError: naming weights that are missing, unknown, of another shape, or not finite.
     """
     try:
-        model, told = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
-        )
+        with _no_bar():
+            model, told = kind.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # those are told with the rest
+                **options,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder} is no BERT checkpoint: {_reason(error)}") from error
     if problem := _unloaded(told, may_lack, hasattr(model, "classifier")):
@@ -36,6 +44,18 @@ def load_whole(kind: Any, folder: str | Path, *, may_lack: tuple[str, ...] = (),
         if not bool(torch.isfinite(value).all()):
             raise ModelError(f"{folder}: {name} holds values that are not finite")
     return model
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep the bar of transformers, whose loads here take less than a second, off the terminal."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:

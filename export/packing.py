@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.bert.modeling_bert import BertSdpaSelfAttention, BertSelfAttention
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 CHUNK = 64  # pairs that attend together on a CPU at most; a GPU takes all
 STEP = 32  # tokens: on a CPU a chunk is padded to a multiple; softmax of bf16 takes twice as long at other lengths
@@ -256,7 +256,7 @@ def as_computed(hidden: Tensor) -> Tensor:
 def _attention(attention: BertSelfAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), [pairs, heads, queries, width / heads]."""
     dropout = attention.dropout.p if attention.training else 0.0
-    if isinstance(attention, BertSdpaSelfAttention):
+    if attention.config._attn_implementation == "sdpa":
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     pairs, heads, queries, size = query.shape
     flat_query, flat_key, flat_value = (each.reshape(pairs * heads, -1, size) for each in (query, key, value))

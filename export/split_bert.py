@@ -7,9 +7,8 @@ length either, so items begin at one position for all queries.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, BertForSequenceClassification
 
 from export.cls_only import ClsOnlyBert
@@ -18,19 +17,19 @@ from export.packing import Packing
 MODEL_TYPE = "split_bert"  # a library that reads it as an ordinary BERT would give other scores: so none can
 
 
+@strict
 class SplitBertConfig(BertConfig):  # type: ignore[misc]
     """BertConfig with what a split ranker needs.
 
-    Args:
+    Attributes:
         split_layers: how many lower layers read query and item apart.
         item_position: position of an item's first token.
     """
 
     model_type = MODEL_TYPE
 
-    def __init__(self, split_layers: int = 1, item_position: int = 0, **others: Any) -> None:
-        super().__init__(**others)
-        self.split_layers, self.item_position = split_layers, item_position
+    split_layers: int = 1
+    item_position: int = 0
 
 
 class SplitBert(ClsOnlyBert):

@@ -1,36 +1,32 @@
-"""A [CLS]-only BERT cross-encoder that PyTorch's tracer reads and whose attentions onnxruntime recognises.
+"""A BERT cross-encoder that PyTorch's tracer reads and whose attentions onnxruntime recognises.
 
-`export.cls_only` computes the same faster in PyTorch, but packs tokens by data, which no trace can hold.
+`export.cls_only` computes the same faster in PyTorch, but packs tokens by data, which no trace can hold; of the forward
+of transformers itself onnxruntime fuses no attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import BertForSequenceClassification
-from transformers.modeling_attn_mask_utils import _prepare_4d_attention_mask_for_sdpa
-from transformers.modeling_outputs import SequenceClassifierOutput
+
+from export.attention import attend
 
 
-class TraceableClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
-    """BertForSequenceClassification with a [CLS]-only last layer; padding is computed and masked."""
+class TraceableBert(BertForSequenceClassification):  # type: ignore[misc]
+    """BertForSequenceClassification with its attention written out; padding is computed and masked."""
 
     @classmethod
-    def of(cls, model: BertForSequenceClassification) -> TraceableClsOnlyBert:
+    def of(cls, model: BertForSequenceClassification) -> TraceableBert:
         """Return one with the weights of an ordinary model, in evaluation mode."""
-        short = cls(model.config)
-        short.load_state_dict(model.state_dict())
-        short.eval()
-        return short
+        traceable = cls(model.config)
+        traceable.load_state_dict(model.state_dict())
+        return traceable.eval()
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        **_unused: Any,
-    ) -> SequenceClassifierOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Score pairs.
 
         Args:
@@ -39,17 +35,29 @@ class TraceableClsOnlyBert(BertForSequenceClassification):  # type: ignore[misc]
             token_type_ids: int64 [pairs, tokens], 0 for the query and 1 for the item.
 
         Returns:
-            An output whose logits are float [pairs, 1].
+            Logits, float [pairs, 1].
         """
-        bert = self.bert
-        hidden = bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        # transformers' own helper: onnxruntime's fusion does not recognise a mask written any other way
-        mask = _prepare_4d_attention_mask_for_sdpa(attention_mask, hidden.dtype, tgt_len=attention_mask.shape[1])
-        for layer in bert.encoder.layer[:-1]:
-            hidden = layer(hidden, mask)[0]
-        last, first = bert.encoder.layer[-1], hidden[:, :1]
-        if mask is not None:
-            mask = mask[:, :, :1]
-        context = last.attention.self(first, mask, encoder_hidden_states=hidden)[0]
-        first = last.feed_forward_chunk(last.attention.output(context, first))
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(bert.pooler(first))))
+        hidden = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        # in these very operations: of a mask that is computed otherwise onnxruntime fuses no attention
+        mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        for layer, read in self._layers():
+            hidden = _climb(layer, hidden[:, :read], hidden, mask)
+        return self.classifier(self.dropout(self.bert.pooler(hidden)))  # type: ignore[no-any-return]
+
+    def _layers(self) -> Iterable[tuple[Any, int | None]]:
+        """Return each layer and how many of its first tokens it computes; None for all."""
+        return [(layer, None) for layer in self.bert.encoder.layer]
+
+
+class TraceableClsOnlyBert(TraceableBert):
+    """The same with a last layer that is computed for [CLS] alone."""
+
+    def _layers(self) -> Iterable[tuple[Any, int | None]]:
+        *lower, last = self.bert.encoder.layer
+        return [*((layer, None) for layer in lower), (last, 1)]
+
+
+def _climb(layer: Any, rows: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Take tokens, float [pairs, rows, width], through a layer in which they attend to all of `hidden`."""
+    context = attend(layer.attention.self, rows, hidden, mask)
+    return layer.feed_forward_chunk(layer.attention.output(context, rows))  # type: ignore[no-any-return]

@@ -21,14 +21,14 @@ THINGS = "car boat lamp chair table phone shirt shoe book cup knife clock bag te
 
 def write_tokenizer(folder: Path, words: list[str]) -> None:
     """Write a BERT WordPiece tokenizer whose vocabulary is `words`, letters, and the special tokens."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     letters = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789" for prefix in ("", "##")]
     marks = list(".,:;!?()'-")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*words, *letters, *marks])]
     path = folder / "vocab.txt"
     path.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizerFast(vocab_file=str(path), do_lower_case=True).save_pretrained(folder)
+    BertTokenizer(vocab=str(path), do_lower_case=True).save_pretrained(folder)
 
 
 def write_encoder(folder: Path, words: list[str], *, layers: int = 2, hidden_size: int = 32, seed: int = 0) -> None:

@@ -171,7 +171,7 @@ def _arguments(update: Update, train: Train, device: Device, seed: int, work: Pa
         seed,
         output_dir=str(work / "trainer"),
         learning_rate=update.learning_rate,
-        warmup_ratio=update.warmup,
+        warmup_steps=update.warmup,
         weight_decay=update.weight_decay,
         lr_scheduler_type="constant_with_warmup",  # a decay to 0 would weigh an update's last events least
         use_cpu=device.name == "cpu",

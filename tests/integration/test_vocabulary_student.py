@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 from sentence_transformers import CrossEncoder
-from transformers import BertForSequenceClassification, BertTokenizerFast
+from transformers import BertForSequenceClassification, BertTokenizer
 
 from distill import student, teacher, tokens
 from distill.data import beir as beir_data
@@ -89,12 +89,12 @@ def test_dropped_tokens_have_the_row_of_unknown_and_the_others_learned(made):
     before, after = (load_file(folder / "model.safetensors")[TABLE] for folder in (made.teacher, made.student))
     summary = json.loads((made.student / "vocabulary.json").read_text())
     dropped = [number for number, row in enumerate(after) if number != UNKNOWN and (row == after[UNKNOWN]).all()]
-    names = BertTokenizerFast.from_pretrained(made.student).convert_ids_to_tokens(dropped)
+    names = BertTokenizer.from_pretrained(made.student).convert_ids_to_tokens(dropped)
     assert set(names) == set(UNSEEN)
     assert after.shape == before.shape == (summary["kept"] + summary["dropped"], WIDTH)
     assert summary["dropped"] == len(UNSEEN)
     assert summary["unknown"]["training queries"] == summary["unknown"]["items"] == 0
-    shown = BertTokenizerFast.from_pretrained(made.student).convert_tokens_to_ids(["red", "car"])
+    shown = BertTokenizer.from_pretrained(made.student).convert_tokens_to_ids(["red", "car"])
     assert (before[shown] != after[shown]).any(axis=1).all()
 
 
@@ -102,12 +102,12 @@ def test_dropped_tokens_have_the_row_of_unknown_and_the_others_learned(made):
 @given(text=st.text(max_size=40) | TEXTS)
 def test_every_text_keeps_its_tokens_and_each_means_itself_or_unknown(made, text):
     """Whatever loads the tokenizer, a row that the model sees is the token's own or [UNK]'s, never another's."""
-    own = BertTokenizerFast.from_pretrained(made.teacher)(text)["input_ids"]
-    assert BertTokenizerFast.from_pretrained(made.student)(text)["input_ids"] == own
+    own = BertTokenizer.from_pretrained(made.teacher)(text)["input_ids"]
+    assert BertTokenizer.from_pretrained(made.student)(text)["input_ids"] == own
     stored = {each.name: numpy_helper.to_array(each) for each in onnx.load(made.student / FP32).graph.initializer}
     rows, small = stored["word_rows"], stored[TABLE]
     full = load_file(made.student / "model.safetensors")[TABLE]
-    names = BertTokenizerFast.from_pretrained(made.student).convert_ids_to_tokens(own)
+    names = BertTokenizer.from_pretrained(made.student).convert_ids_to_tokens(own)
     for number, name in zip(own, names, strict=True):
         meant = UNKNOWN if name in UNSEEN else number
         np.testing.assert_array_equal(small[rows[number]], full[meant])
@@ -130,7 +130,7 @@ def test_pytorch_graphs_and_other_tools_have_the_same_scores(made):
     given = lists([*WORDS, *THINGS, *UNSEEN])
     pairs = [(query, item) for query, items in given for item in items]
     model = BertForSequenceClassification.from_pretrained(made.student).eval()
-    inputs = BertTokenizerFast.from_pretrained(made.student)(
+    inputs = BertTokenizer.from_pretrained(made.student)(
         [query for query, _ in pairs], [item for _, item in pairs], truncation="longest_first", max_length=24,
         padding=True, return_tensors="pt",
     )  # fmt: skip

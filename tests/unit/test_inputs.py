@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import BertForSequenceClassification, BertTokenizerFast
+from transformers import BertForSequenceClassification, BertTokenizer
 
 from distill import inputs, salience
 from distill.data import beir as beir_data
@@ -52,7 +52,7 @@ def teacher(encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(0)
     BertForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(encoder).save_pretrained(folder)
+    BertTokenizer.from_pretrained(encoder).save_pretrained(folder)
     return folder
 
 
@@ -180,7 +180,7 @@ def test_gradients_are_slopes_averaged_over_where_a_word_stands(prepared, teache
     data, split = RankingData.open(prepared), RankingData.open(prepared).splits["train"]
     pairs = list(zip(data.queries.texts(split.pair_query()), data.items.texts(split.item), strict=True))
     model = load_ranker(str(teacher), cls_only=False, attention="eager").double()
-    found = by_hand(model, BertTokenizerFast.from_pretrained(teacher), pairs)
+    found = by_hand(model, BertTokenizer.from_pretrained(teacher), pairs)
     weights, unseen = salience.measure(model, teacher, MAX_LENGTH, data, 10**6, seed=3)
     assert weights == pytest.approx({word: np.mean(values) for word, values in found.items()}, rel=1e-4, abs=1e-7)
     once = [values[0] for values in found.values() if len(values) == 1]
@@ -192,7 +192,7 @@ def test_gradients_are_slopes_averaged_over_where_a_word_stands(prepared, teache
 
 
 def test_a_padded_pair_weighs_what_it_does_alone(teacher):
-    model, tokenizer = load_ranker(str(teacher), cls_only=False), BertTokenizerFast.from_pretrained(teacher)
+    model, tokenizer = load_ranker(str(teacher), cls_only=False), BertTokenizer.from_pretrained(teacher)
     queries, items = ["red lamp", "old"], ["new red cup of many words", "car"]
     together = salience.token_weights(model, tokenizer(queries, items, padding=True, return_tensors="pt"))
     for row, pair in enumerate(zip(queries, items, strict=True)):

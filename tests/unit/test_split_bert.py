@@ -44,7 +44,7 @@ def alone(model: BertForSequenceClassification, layers: int, ids: torch.Tensor, 
         input_ids=ids[None], token_type_ids=torch.full_like(ids, kind)[None], position_ids=positions
     )
     for layer in model.bert.encoder.layer[:layers]:
-        hidden = layer(hidden)[0]
+        hidden = layer(hidden)
     return hidden
 
 
@@ -55,7 +55,7 @@ def reference(model: BertForSequenceClassification, layers: int, inputs: dict[st
         texts = [alone(model, layers, query, 0, 0), alone(model, layers, item, 1, POSITION)]
         hidden = torch.cat(texts, dim=1)
         for layer in model.bert.encoder.layer[layers:]:
-            hidden = layer(hidden)[0]
+            hidden = layer(hidden)
         scores.append(model.classifier(model.bert.pooler(hidden)))
     return torch.cat(scores)
 

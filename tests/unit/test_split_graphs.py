@@ -54,7 +54,7 @@ def above(model, rounded: torch.Tensor, states: torch.Tensor) -> np.ndarray:
         hidden = first.attention.output(mixed.transpose(1, 2).flatten(2), states)
         hidden = first.output(first.intermediate(hidden), hidden)
         for layer in rest:
-            hidden = layer(hidden)[0]
+            hidden = layer(hidden)
         return model.classifier(model.bert.pooler(hidden)).numpy()
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from distill import vocabulary
 from distill.errors import ConfigError
@@ -38,7 +38,7 @@ def write_characters(folder, lowercase):
     vocab = folder / "vocab.txt"
     words = [*SPECIAL, *own, *("##" + character for character in own), "red", "##ed", "ab"]
     vocab.write_text("\n".join(words) + "\n", encoding="utf-8")
-    BertTokenizerFast(vocab_file=str(vocab), do_lower_case=lowercase).save_pretrained(folder)
+    BertTokenizer(vocab=str(vocab), do_lower_case=lowercase).save_pretrained(folder)
     return folder
 
 
