@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distill.tokens import PairTokens
 
 TRAINING = ("torch", "transformers", "accelerate")
-GRAPHS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
+GRAPHS = ("torch", "transformers", "optimum", "onnx", "onnxruntime")
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"data": 3, "tokens": 1, "scores": 4, "student": 7, "graphs": 5}
 

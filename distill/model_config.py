@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
+from export.known_fields import CONFIG, code_problems
 
 POINTER = "version https://git-lfs.github.com/spec/"
 LEAST = {  # whole numbers that must be there, and the least that each can be
@@ -51,6 +52,8 @@ def is_pointer(path: Path) -> bool:
 
 def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the fields of a BERT's configuration."""
+    others = {name: value for name, value in config.items() if name not in ABSENT}  # those are told of by their names
+    yield from (f"{CONFIG} {told}" for told in code_problems(CONFIG, others))
     for name, least in LEAST.items():
         yield from _told(config, name, _is_whole(config.get(name), least), f"a whole number >= {least}")
     if "hidden_act" not in config:

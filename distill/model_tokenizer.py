@@ -27,6 +27,7 @@ from distill.tokenizer_files import (
 )
 from export.bert_weights import named
 from export.errors import ModelError
+from export.known_fields import code_problems
 from export.runtime.tokens import pair_ends
 
 MORE = ("additional_special_tokens", "extra_special_tokens")
@@ -56,6 +57,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[str]
         ConfigError: if a file cannot be read.
     """
     files = TokenizerFiles.read(folder, config)
+    yield from (f"{CONFIG} {told}" for told in code_problems(CONFIG, files.told))
     try:
         cls, sep = pair_ends(files.plain)
     except ModelError as error:
@@ -136,7 +138,7 @@ def _special_problems(files: TokenizerFiles, cls: int, sep: int) -> Iterator[str
     if plain.encode("a").ids != [cls, *alone, sep]:
         yield f"{TOKENIZER} does not put a text as [CLS] text [SEP]; not a BERT tokenizer"
     unknown = getattr(plain.model, "unk_token", None)
-    read = {"cls_token": cls, "sep_token": sep}
+    read: dict[str, int | None] = {"cls_token": cls, "sep_token": sep}
     read |= {"unk_token": plain.token_to_id(unknown)} if unknown is not None else {}
     for name, token in files.special.items():
         if token is None and name != "pad_token":

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from export.runtime.manifest import CASCADE, EVALUATION
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "rankdistill", "torch", "transformers", "optimum-onnx", "onnxruntime", "openvino", "onnx", "tokenizers", "datasets",
+    "rankdistill", "torch", "transformers", "optimum", "onnxruntime", "openvino", "onnx", "tokenizers", "datasets",
     "numpy", "bm25s", "hydra-core",
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def record_end(folder: Path, overrides: Sequence[str], status: str, error: str) 
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        started = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"experiment": folder.parent.name, "status": status, "overrides": list(overrides), "started": started,
                   "seconds": 0.0, "stages": {}, "reused": []}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Run:
         self.folder, self.config = folder, config
         self._overrides = list(overrides)
         self._stages: dict[str, Built] = {}
-        self._started = datetime.now(timezone.utc)
+        self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         self._earlier = _stages_of(folder)
         if ranks.is_first():

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Stage:
             "config": dict(self.config),
             "inputs": dict(self.inputs),
             "files": dict(self.files),
-            "libraries": {name: importlib.metadata.version(name) for name in sorted(self.libraries)},
+            "libraries": {name: public_version(name) for name in sorted(self.libraries)},
             "host": dict(self.host),
         }
 
@@ -76,6 +76,11 @@ class Stage:
         """Name of the stage's folder: `<stage>-<hash>`."""
         text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]}"
+
+
+def public_version(distribution: str) -> str:
+    """Return an installed distribution's version without its local part, "+cpu": other builds share what was made."""
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ class Store:
         record = stage.identity() | {
             "key": stage.key,
             "seconds": round(seconds, 3),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         publish_folder(work, self.root / stage.key)

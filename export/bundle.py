@@ -34,6 +34,7 @@ from export.runtime.manifest import (
     WEIGHTS,
     Manifest,
 )
+from export.runtime.scorer import INPUTS
 from export.runtime.untrusted import hash_file
 from export.triton import model_config
 from export.variants import Offered, is_split, offered

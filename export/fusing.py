@@ -33,13 +33,12 @@ class RankerExport(ExporterConfig):  # type: ignore[misc]
     def inputs(self) -> Axes:
         """The axes of each input that may differ in length."""
         axes = {0: "batch_size", 1: "sequence_length"}
-        return {name: axes for name in INPUTS}
+        return dict.fromkeys(INPUTS, axes)
 
     @property
     def outputs(self) -> Axes:
         """The same of the output."""
         return {name: {0: "batch_size"} for name in super().outputs}
-
 
 
 def trace_graph(checkpoint: Path, graph: Path, *, cls_only: bool, opset: int) -> None:

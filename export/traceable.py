@@ -24,7 +24,8 @@ class TraceableBert(BertForSequenceClassification):  # type: ignore[misc]
         """Return one with the weights of an ordinary model, in evaluation mode."""
         traceable = cls(model.config)
         traceable.load_state_dict(model.state_dict())
-        return traceable.eval()
+        traceable.eval()
+        return traceable
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Score pairs.

@@ -7,11 +7,11 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from export.dockerfile import DOCKERFILE
 from export.errors import BundleError
 from export.finding import Finding, refusal
+from export.known_fields import code_problems
 from export.runtime.manifest import SUMS, WEIGHTS, is_inside
 from export.runtime.untrusted import MOST_BYTES, parse_json, read_json
 
@@ -20,8 +20,6 @@ PICKLES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".npy",
 SAFETENSORS = Path(WEIGHTS).suffix
 MOST_FILES = 1000
 MOST_TOTAL = 64 << 30  # bytes; a large BERT's bundle has 6 * 2**30
-CODE_KEYS = ("auto_map", "custom_pipelines")  # transformers imports what these name
-ACTIVATIONS = "torch.nn.modules."  # sentence-transformers imports the activation; of this module it is harmless
 
 
 def unsafe_files(folder: Path) -> Iterator[Finding]:
@@ -91,8 +89,8 @@ def unsafe_content(folder: Path, name: str) -> Finding | None:
     try:
         if path.suffix == SAFETENSORS:
             _check_header(path)
-        elif path.suffix == ".json":
-            _check_code(read_json(path), name)
+        elif path.suffix == ".json" and (problem := next(code_problems(path.name, read_json(path)), None)):
+            return Finding(False, name, f"{problem}; refused")
     except (BundleError, OSError) as error:
         return refusal(folder, name, error)
     return None
@@ -104,17 +102,3 @@ def _check_header(path: Path) -> None:
         content = file.read(min(length, MOST_BYTES))
     if length != len(content) or not isinstance(parse_json(content, str(path)), dict):
         raise BundleError(f"{path}: no header of safetensors")
-
-
-def _check_code(value: Any, name: str) -> None:
-    """Refuse a configuration that makes a library import code."""
-    if isinstance(value, list):
-        for child in value:
-            _check_code(child, name)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            if key in CODE_KEYS:
-                raise BundleError(f"{name}: {key!r} names code that transformers would run; refused")
-            if key == "activation_fn" and not str(child).startswith(ACTIVATIONS):
-                raise BundleError(f"{name}: {key!r} is {child!r:.80}, code outside {ACTIVATIONS}*; refused")
-            _check_code(child, name)

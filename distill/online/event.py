@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from distill.online.catalogue import Catalogue
@@ -180,7 +180,7 @@ def _text(value: Any, what: str, least: int = 1) -> str:
 
 def _time(value: Any) -> float:
     if isinstance(value, datetime):  # a table's; one without a zone is in UTC, as Arrow holds it
-        value = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     time = _number(value, "time")
     if time < 0:
         raise BrokenEventError(f"time {time} is before 1970")

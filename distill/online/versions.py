@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ class Published:
             work: its folder, with bundle and state.
             record: what is told of it; its number and time are added.
         """
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"version": number, "published": now} | record
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (work / RECORD).write_text(text, encoding="utf-8")

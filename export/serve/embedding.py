@@ -57,7 +57,7 @@ class Line:
         try:
             future = asyncio.get_running_loop().run_in_executor(self._worker, work, unwanted)
             return await asyncio.wait_for(future, None if deadline is None else deadline - time.monotonic())
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Refused(504, TIMEOUT, "the deadline passed before the vectors were there") from error
         finally:
             unwanted.set()

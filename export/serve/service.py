@@ -177,7 +177,7 @@ class Service:
             return await future
         try:
             return await asyncio.wait_for(future, request.deadline - time.monotonic())
-        except asyncio.TimeoutError as error:  # the dispatcher looks at a deadline when a request's turn has come
+        except TimeoutError as error:  # the dispatcher looks at a deadline when a request's turn has come
             raise DeadlinePassed("the deadline passed before the scores were there") from error
 
     async def _submit(self, level: ServedLevel, request: RankRequest) -> Future[Answer]:

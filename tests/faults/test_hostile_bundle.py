@@ -136,16 +136,33 @@ def test_an_unreadable_file_is_told(hostile):
 
 def test_code_that_a_library_would_import_is_refused(hostile):
     edit(hostile / "config.json", lambda content: content.update(auto_map={"AutoModel": "evil--x.Model"}))
-    edit(hostile / "tokenizer_config.json", lambda content: content.update(deep=[{"auto_map": {}}]))
+    edit(hostile / "tokenizer_config.json", lambda content: content.update(auto_map={"AutoTokenizer": "x"}))
     seal(hostile)
     for name in ("config.json", "tokenizer_config.json"):
         assert "auto_map" in check(hostile, name)
 
 
-def test_an_activation_that_is_no_activation_is_refused(hostile):
-    edit(hostile / "config.json", lambda c: c.update(sentence_transformers={"activation_fn": "os.system"}))
+@pytest.mark.parametrize("field", ["_attn_implementation_internal", "custom_pipelines", "kernel_config", "of_2031"])
+def test_a_field_that_nobody_knows_is_refused(field, hostile):
+    edit(hostile / "config.json", lambda content: content.update({field: "evil/kernels"}))
     seal(hostile)
-    assert "os.system" in check(hostile, "config.json")
+    assert field in check(hostile, "config.json")
+
+
+def test_a_module_that_a_library_would_import_is_refused(hostile):
+    (hostile / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]')
+    seal(hostile)
+    assert "os.system" in check(hostile, "modules.json")
+
+
+def test_an_activation_that_is_no_activation_is_refused(hostile):
+    for change in (
+        {"sentence_transformers": {"activation_fn": "os.system"}},
+        {"sentence_transformers": {}, "sbert_ce_default_activation_function": "os.system"},
+    ):
+        edit(hostile / "config.json", lambda content, change=change: content.update(change))
+        seal(hostile)
+        assert "os.system" in check(hostile, "config.json")
 
 
 def test_checksums_that_are_a_million_lines_are_refused(hostile):

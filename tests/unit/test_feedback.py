@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -418,7 +418,7 @@ def test_every_source_gives_the_same_lists_at_once_and_in_parts(tmp_path, monkey
 
 
 def test_times_of_tables_may_be_timestamps(tmp_path):
-    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     table = as_table([{**EVENTS[0], "time": moment}])
     for name, unit in (("zone", pa.timestamp("us", "Europe/Berlin")), ("none", pa.timestamp("ms"))):
         column = table.column("time").cast(pa.timestamp("us", "UTC")).cast(unit)

@@ -61,8 +61,6 @@ def test_the_command_line_loads_nothing_heavy_before_it_has_validated():
 
 
 def test_every_package_is_listed_in_pyproject():
-    if sys.version_info < (3, 11):
-        pytest.skip("tomllib is newer")
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
@@ -99,3 +97,39 @@ def test_every_option_of_conf_is_told_in_the_documents():
             for option in set(yaml.safe_load(path.read_text()) or {}) - nested:
                 told = f"`{option}`" in text or f"`{option}." in text
                 assert told, f"docs/options.md does not name {group}.{option}"
+
+
+# What is not of transformers' public interface and may go with any release; each is had nowhere else.
+OF_TRANSFORMERS = {
+    "transformers.models.bert.modeling_bert.BertSelfAttention",  # its projections, which attention here is written with
+    "transformers.modeling_outputs.SequenceClassifierOutput",  # what a forward gives the Trainer
+    "transformers.integrations.TensorBoardCallback",  # the Trainer asks it for no folder of its own
+    "transformers.utils.logging",  # its bars
+    "._attn_implementation",  # eager or sdpa: the configuration tells it under no other name
+}
+
+
+def private_names(path: Path) -> set[str]:
+    """Return what a file that imports transformers takes from its modules, and names that begin with an underscore."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    from_modules = [
+        (node.module or "", alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers"
+        for alias in node.names
+    ]
+    if not from_modules:
+        return set()
+    own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in ("self", "cls")}
+    attributes = {
+        f".{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if not (isinstance(node.value, ast.Name) and node.value.id in own)
+    }
+    return {f"{module}.{name}" for module, name in from_modules if module != "transformers"} | attributes
+
+
+def test_what_is_taken_of_the_inside_of_transformers_is_listed():
+    found = set.union(*(private_names(path) for top in ("distill", "export") for path in (ROOT / top).rglob("*.py")))
+    assert found == OF_TRANSFORMERS

@@ -208,6 +208,10 @@ def test_what_is_no_json_is_told_by_its_file(name, text, changed):
         problems(changed({name: text}))
 
 
+def test_a_field_that_may_name_code_is_refused(changed):
+    assert "has 'auto_map', which is not known" in problems(changed(told(auto_map={"AutoTokenizer": "evil--x.T"})))
+
+
 @pytest.mark.parametrize("text", ["{}", '{"model": {}}', '{"model": {"type": "WordPiece", "vocab": {}}}'])
 def test_what_is_no_tokenizer_is_told_by_its_file(text, changed):
     try:

@@ -107,6 +107,8 @@ def test_a_configuration_without_a_field_is_refused_by_the_field(name, changed):
         ({"is_decoder": True}, "its is_decoder is true; allowed is false"),
         ({"return_dict": False}, "its return_dict is false; allowed is true"),
         ({"id2label": ["good"]}, "its id2label is .*; allowed is an object"),
+        ({"_attn_implementation_internal": "evil/kernels"}, r"config\.json has '_attn_implementation_internal', which"),
+        ({"auto_map": {"AutoModel": "evil--x.Model"}}, r"config\.json has 'auto_map', which is not known"),
         ({"quantization_config": {"bits": 8}}, r"its config\.json has quantization_config; allowed is a model without"),
         ({"intermediate_size": 65}, r"intermediate\.dense\.weight is \[64, 32\], and config\.json asks for \[65, 32\]"),
     ],

@@ -39,6 +39,14 @@ def test_key_is_stable_and_ignores_the_order_of_options_and_the_title():
     assert one.key == replace(STAGE, config={"b": 2, "a": 1}, title="words").key
 
 
+def test_another_build_of_a_library_shares_what_was_made(monkeypatch):
+    found = {}
+    for version in ("2.13.0", "2.13.0+cpu", "2.13.0+cu130", "2.14.0+cpu"):
+        monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
+        found.setdefault(STAGE.key, []).append(version)
+    assert [*found.values()] == [["2.13.0", "2.13.0+cpu", "2.13.0+cu130"], ["2.14.0+cpu"]]
+
+
 def test_a_stage_is_built_once(tmp_path):
     store, calls = Store(tmp_path), []
     first = store.get(STAGE, lambda out: (calls.append(1), build(out)))
