@@ -138,8 +138,9 @@ def _special_problems(files: TokenizerFiles, cls: int, sep: int) -> Iterator[str
     if plain.encode("a").ids != [cls, *alone, sep]:
         yield f"{TOKENIZER} does not put a text as [CLS] text [SEP]; not a BERT tokenizer"
     unknown = getattr(plain.model, "unk_token", None)
-    read: dict[str, int | None] = {"cls_token": cls, "sep_token": sep}
-    read |= {"unk_token": plain.token_to_id(unknown)} if unknown is not None else {}
+    read = {"cls_token": cls, "sep_token": sep}
+    if unknown is not None and (known := plain.token_to_id(unknown)) is not None:
+        read["unk_token"] = known
     for name, token in files.special.items():
         if token is None and name != "pad_token":
             continue

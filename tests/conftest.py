@@ -99,7 +99,12 @@ def beir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory, beir, encoder) -> Path:
-    """The bundle of a small experiment; tests that change something change a copy."""
+    """The bundle of a small experiment; tests that change something change a copy.
+
+    RANKDISTILL_BUNDLE names one that is made already, for an environment that cannot make one (scripts/bench/stack.py).
+    """
+    if made := os.environ.get("RANKDISTILL_BUNDLE"):
+        return Path(made)
     from tests.integration.commands import distill, newest_run, small
 
     folder = tmp_path_factory.mktemp("bundle")

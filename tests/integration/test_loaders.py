@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -17,6 +18,10 @@ from tests.conftest import WORDS
 
 pytestmark = pytest.mark.integration
 
+OPTIMUM_ONNX = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.onnxruntime")
+needs_optimum_onnx = pytest.mark.skipif(
+    not OPTIMUM_ONNX, reason="optimum-onnx takes no transformers 5: scripts/bench/stack.py --tools runs it beside"
+)
 JS_PACKAGE = "@huggingface/transformers@4"
 SCORE_ALL = """
 import { readFileSync } from "node:fs";
@@ -124,18 +129,27 @@ def run_card(bundle, holding, **places):
     return names
 
 
-def test_sentence_transformers_loads_it_in_pytorch_and_onnx(bundle, rows, long_rows, manifest, measured):
-    import torch
+def test_sentence_transformers_loads_it(bundle, rows, long_rows, manifest):
+    assert_cross_encoder(run_card(bundle, "PyTorch; raw logits")["model"], rows, long_rows, manifest)
 
-    defined = run_card(bundle, "CrossEncoder")
-    for model in (defined["model"], defined["onnx"]):
-        assert isinstance(model.activation_fn, torch.nn.Identity)
-        assert model.tokenizer.model_max_length == manifest["max_length"]
-        assert_scores(model.predict(pairs(rows)), rows)
-        assert_scores(model.predict(pairs(long_rows)), long_rows)
+
+@needs_optimum_onnx
+def test_sentence_transformers_loads_its_graphs(bundle, rows, long_rows, manifest, measured):
+    defined = run_card(bundle, 'onnx = CrossEncoder("BUNDLE", backend="onnx"')
+    assert_cross_encoder(defined["onnx"], rows, long_rows, manifest)
     assert_scores(defined["int8"].predict(pairs(rows), batch_size=1), rows, measured["int8"]["name"])
 
 
+def assert_cross_encoder(model, rows, long_rows, manifest):
+    import torch
+
+    assert isinstance(model.activation_fn, torch.nn.Identity)
+    assert model.tokenizer.model_max_length == manifest["max_length"]
+    assert_scores(model.predict(pairs(rows)), rows)
+    assert_scores(model.predict(pairs(long_rows)), long_rows)
+
+
+@needs_optimum_onnx
 def test_sentence_transformers_loads_every_int8_graph_and_finds_the_plain_one_alone(bundle, rows, int8):
     from sentence_transformers import CrossEncoder
 
@@ -145,29 +159,35 @@ def test_sentence_transformers_loads_every_int8_graph_and_finds_the_plain_one_al
     assert_scores(CrossEncoder(str(bundle), backend="onnx").predict(pairs(rows)), rows)
 
 
-def test_transformers_and_optimum_load_it(bundle, rows, long_rows, int8, manifest, measured):
-    import torch
+def test_transformers_loads_it(bundle, rows, long_rows, manifest):
+    defined = run_card(bundle, "AutoModelForSequenceClassification, AutoTokenizer\n")
+    assert defined["tokenizer"].is_fast
+    assert defined["tokenizer"].model_max_length == manifest["max_length"]
+    assert_scores(logits(defined["tokenizer"], defined["model"], rows + long_rows), rows + long_rows)
+
+
+@needs_optimum_onnx
+def test_optimum_loads_its_graphs(bundle, rows, long_rows, int8, measured):
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
-    defined = run_card(bundle, "ORTModelForSequenceClassification")
+    defined = run_card(bundle, "import ORTModelForSequenceClassification")
     tokenizer = defined["tokenizer"]
-    assert tokenizer.is_fast
-    assert tokenizer.model_max_length == manifest["max_length"]
-
-    def logits(model, some):
-        queries, items = map(list, zip(*pairs(some), strict=True))
-        inputs = tokenizer(queries, items, padding=True, truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            return model(**inputs).logits[:, 0].numpy()
-
-    plain = ORTModelForSequenceClassification.from_pretrained(bundle)
-    for model in (defined["model"], defined["onnx"], plain):
-        assert_scores(logits(model, rows + long_rows), rows + long_rows)
+    for model in (defined["onnx"], ORTModelForSequenceClassification.from_pretrained(bundle)):
+        assert_scores(logits(tokenizer, model, rows + long_rows), rows + long_rows)
     for name in int8:
         file = f"model_{name}.onnx"
         model = ORTModelForSequenceClassification.from_pretrained(bundle, subfolder="onnx", file_name=file)
-        assert_scores([logits(model, [row])[0] for row in rows], rows, name)
-    assert_scores([logits(defined["int8"], [row])[0] for row in rows], rows, measured["int8"]["name"])
+        assert_scores([logits(tokenizer, model, [row])[0] for row in rows], rows, name)
+    assert_scores([logits(tokenizer, defined["int8"], [row])[0] for row in rows], rows, measured["int8"]["name"])
+
+
+def logits(tokenizer, model, some):
+    import torch
+
+    queries, items = map(list, zip(*pairs(some), strict=True))
+    inputs = tokenizer(queries, items, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).logits[:, 0].numpy()
 
 
 def test_flashrank_loads_it_under_a_name_of_its_own(bundle, rows, long_rows, int8, tmp_path):
