@@ -98,7 +98,7 @@ def beir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory, beir, encoder) -> Path:
+def bundle(request, tmp_path_factory) -> Path:
     """The bundle of a small experiment; tests that change something change a copy.
 
     RANKDISTILL_BUNDLE names one that is made already, for an environment that cannot make one (scripts/bench/stack.py).
@@ -108,6 +108,6 @@ def bundle(tmp_path_factory, beir, encoder) -> Path:
     from tests.integration.commands import distill, newest_run, small
 
     folder = tmp_path_factory.mktemp("bundle")
-    done = distill(*small(beir, encoder), cwd=folder)
+    done = distill(*small(*map(request.getfixturevalue, ("beir", "encoder"))), cwd=folder)
     assert done.returncode == 0, done.stderr
     return newest_run(folder) / "bundle"

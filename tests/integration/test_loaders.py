@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 OPTIMUM_ONNX = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.onnxruntime")
 needs_optimum_onnx = pytest.mark.skipif(
-    not OPTIMUM_ONNX, reason="optimum-onnx takes no transformers 5: scripts/bench/stack.py --tools runs it beside"
+    not OPTIMUM_ONNX, reason="optimum-onnx takes no transformers 5: scripts/bench/stack.py tools runs it beside"
 )
 JS_PACKAGE = "@huggingface/transformers@4"
 SCORE_ALL = """
