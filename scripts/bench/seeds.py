@@ -145,7 +145,7 @@ def write_random_encoder(config: Config, folder: Path, seed: int) -> None:
 
     from distill.teacher import copy_tokenizer
 
-    source = models.locate_model(config.teacher.model, config.teacher.sha256)
+    source = models.locate_model(config.teacher.model, config.teacher.sha256, config.teacher.revision)
     torch.manual_seed(seed)
     AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(folder)
     copy_tokenizer(source, folder)

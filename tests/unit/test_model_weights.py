@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from distill.errors import ConfigError
@@ -199,7 +203,7 @@ def test_pointers_of_git_lfs_are_told(name, changed):
     [
         ("model.safetensors.index.json", "lacks model.safetensors; its weights lie in several files: save them in one"),
         ("adapter_model.safetensors", "lacks model.safetensors; it is an adapter alone: merge it"),
-        ("pytorch_model.bin", "lacks model.safetensors; its weights are pickled: load them"),
+        ("pytorch_model.bin", "lacks model.safetensors; its weights are pickled, which can run code"),
     ],
 )
 def test_what_a_folder_has_in_place_of_weights_is_told(name, told, changed):
@@ -207,6 +211,34 @@ def test_what_a_folder_has_in_place_of_weights_is_told(name, told, changed):
     (folder / WEIGHTS).rename(folder / name)
     with pytest.raises(ConfigError, match=told):
         locate_model(str(folder), None)
+
+
+def test_pickled_weights_are_converted_by_the_command_that_is_told(changed):
+    folder = changed()
+    before = load_file(folder / WEIGHTS)
+    torch.save({name: torch.from_numpy(value) for name, value in before.items()}, folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ConfigError, match="pickled") as refused:
+        locate_model(str(folder), None)
+    command = str(refused.value).split("run in that folder: ")[1].removeprefix("python ")
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
+    after = load_file(locate_model(str(folder), None) / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_revision_is_asked_of_the_hub_and_of_nothing_else(changed, monkeypatch):
+    folder, asked = changed(), []
+
+    def download(model, *, revision, allow_patterns):
+        asked.append((model, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert locate_model("some/model", None, "v2") == locate_model("some/model", None) == folder
+    assert asked == [("some/model", "v2"), ("some/model", None)]
+    with pytest.raises(ConfigError, match=r"^teacher\.revision=v2: allowed is null with a model that is here"):
+        locate_model(str(folder), None, "v2")
 
 
 def test_an_adapter_beside_a_model_is_refused(changed):
