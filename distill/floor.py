@@ -14,7 +14,7 @@ from distill import baselines
 from distill.errors import TrainingError
 from distill.monitor import METRIC, Monitor, best_first
 from distill.records import RankingData, Split
-from distill.schema import Config, EncoderTeacher, Fit, NoWarm, SimilarityWarm
+from distill.schema import BaselinesWarm, Config, EncoderTeacher, Fit, NoWarm, SimilarityWarm
 from distill.stages import Built
 from export.measure.intervals import LEAST_QUERIES, difference_interval
 from export.measure.quality import ranking_metrics
@@ -101,12 +101,12 @@ def hints(config: Config, what: str) -> str:
         return f"try student.fit.learning_rate below {config.student.fit.learning_rate:g}, or another teacher; {go_on}"
     if not isinstance(teacher, EncoderTeacher):
         return f"try another teacher.model, or one tuned on these labels (teacher=minilm); {go_on}"
-    if what == "warm-up" and isinstance(config.warm, SimilarityWarm):
+    if what == "warm-up" and isinstance(config.warm, SimilarityWarm | BaselinesWarm):
         rate = f"warm.fit.learning_rate below {config.warm.fit.learning_rate:g}"
         return f"try {rate}, warm=none, or another encoder (teacher.model); {go_on}"
     tries = []
     if isinstance(config.warm, NoWarm):
-        tries.append("warm=similarity (searches) or warm=histories (histories)")
+        tries.append("warm=baselines, warm=similarity (searches) or warm=histories (histories)")
     if teacher.fit.learning_rate > GENTLE_RATE:
         tries.append(f"teacher.fit.learning_rate={GENTLE_RATE:g} teacher.fit.head_rate=1")
     tries.append("more teacher.fit.max_pairs")

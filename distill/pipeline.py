@@ -12,7 +12,7 @@ from distill.floor import References
 from distill.inputs import Read, is_whole
 from distill.references import STAGES, register
 from distill.run import Measured, Run
-from distill.schema import Config, DrawnAugment, SimilarityWarm
+from distill.schema import BaselinesWarm, Config, DrawnAugment, SimilarityWarm
 from distill.stages import Built, Store
 
 
@@ -156,7 +156,7 @@ def distil(run: Keeps, store: Store, config: Config, taught: Taught) -> Distille
 def _embeds(config: Config) -> bool:
     """Return whether anything is made of the encoder's own embeddings of all texts."""
     drawn = isinstance(config.augment, DrawnAugment) and config.augment.embedding > 0
-    return drawn or isinstance(config.warm, SimilarityWarm)
+    return drawn or isinstance(config.warm, SimilarityWarm | BaselinesWarm)
 
 
 def _references(
@@ -181,6 +181,15 @@ def _warm(
     references: References,
 ) -> Built | None:
     """Return what the teacher's tuning begins with, None if that is the encoder itself."""
+    if isinstance(config.warm, BaselinesWarm):
+        scored = {
+            split: run.keep(
+                f"all {split} baselines", measuring.baselines(store, config, data, source, embedded, split, None)
+            )
+            for split in ("train", "dev")
+        }
+        made = teacher_stages.warm_by_baselines(store, config, data, tokens, scored, source, references)
+        return run.keep("warm-up", made)
     if not isinstance(config.warm, SimilarityWarm):
         return None
     assert embedded is not None

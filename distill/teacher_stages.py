@@ -6,6 +6,8 @@ Heavy libraries are imported where a stage is built, so that an experiment whose
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +17,12 @@ from distill import floor, models, state_terms, vocabulary
 from distill.floor import Float64, References
 from distill.making import TRAINING, training_pairs
 from distill.monitor import METRIC
-from distill.schema import Config, EncoderTeacher, SimilarityWarm
+from distill.records import RankingData
+from distill.schema import BaselinesWarm, Config, EncoderTeacher, SimilarityWarm
 from distill.stages import Built, Stage, Store
 from distill.width import validate_student
+
+log = logging.getLogger(__name__)
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"warm": 6, "teacher": 7, "examination": 1}
@@ -69,9 +74,56 @@ def warm(
         pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
         queries, items = embedding.read(embedded.folder)
         queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
-        similarity = embedding.similarity(pairs.query, pairs.split.item, queries, items)
+        margins = embedding.similarity(pairs.query, pairs.split.item, queries, items) * np.float32(warm_.scale)
         monitor = floor.monitor("warm-up", config, references, warm_.fit, dev.split, holds_dev=False)
-        warm_module.write(begin, pairs, similarity, dev, warm_, config.train, config.seed, out, monitor)
+        warm_module.write(begin, pairs, margins, dev, warm_.fit, config.train, config.seed, out, monitor)
+
+    return store.get(stage, build, every_rank=True)
+
+
+def warm_by_baselines(
+    store: Store,
+    config: Config,
+    data: Built,
+    tokens: Built,
+    scored: Mapping[str, Built],
+    source: Path,
+    references: References,
+) -> Built:
+    """Return the checkpoint of a teacher that has learned what the baselines know together, and no labels yet.
+
+    Args:
+        store: of the stages.
+        config: of the run.
+        data: the data set.
+        tokens: of its texts.
+        scored: the baselines' scores of all "train" and "dev" pairs.
+        source: folder of the encoder.
+        references: the baselines on the dev queries that trainings evaluate.
+    """
+    warm_, begin = config.warm, models.locate_init(config, source)
+    assert isinstance(warm_, BaselinesWarm)
+    train = asdict(config.train)
+    options = {"max_length": config.teacher.max_length, "of": "baselines", "fit": asdict(warm_.fit), "train": train}
+    inputs = {"tokens": tokens.key} | {f"{split} baselines": built.key for split, built in scored.items()}
+    stage = Stage(
+        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
+        title="teacher's warm-up",
+    )  # fmt: skip
+
+    def build(out: Path) -> None:
+        from distill import baselines
+        from distill import warm as warm_module
+        from distill.combination import Combination
+
+        of_train, of_dev = (baselines.read(scored[split].folder) for split in ("train", "dev"))
+        splits = RankingData.open(data.folder).splits
+        combination = Combination.fit(of_dev, splits["dev"])
+        log.info("warm-up: %s together have dev nDCG@10 %.3f", *combination.write(of_dev, splits["dev"], out))
+        pairs, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        margins = combination.score(of_train)
+        monitor = floor.monitor("warm-up", config, references, warm_.fit, dev.split, holds_dev=False)
+        warm_module.write(begin, pairs, margins, dev, warm_.fit, config.train, config.seed, out, monitor)
 
     return store.get(stage, build, every_rank=True)
 
@@ -163,5 +215,5 @@ def _dev_values(path: Path) -> Float64:
 def dev_queries(config: Config) -> list[int | None]:
     """Return how many dev queries each model is evaluated on, the teacher's first, without repetition."""
     teacher = config.teacher.fit.dev_queries if isinstance(config.teacher, EncoderTeacher) else EXAMINED
-    warm = [config.warm.fit.dev_queries] if isinstance(config.warm, SimilarityWarm) else []
+    warm = [config.warm.fit.dev_queries] if isinstance(config.warm, SimilarityWarm | BaselinesWarm) else []
     return list(dict.fromkeys([teacher, *warm, config.student.fit.dev_queries]))

@@ -26,6 +26,7 @@ from distill.schema import (
     LayeredCascade,
     MlflowTrack,
     NoQuantize,
+    NoWarm,
     PcaEmbed,
     SimilarityWarm,
     SlateData,
@@ -128,8 +129,8 @@ def _draw_checks(config: Config) -> Iterator[str]:
         yield from _negative_checks(config, augment)
     if isinstance(warm, SimilarityWarm):
         yield from _empty_draw("warm.pairs", warm.pairs)
-        if not encoder:
-            yield problem("warm", warm.kind, "none with a teacher that is used as it is")
+    if not isinstance(warm, NoWarm) and not encoder:
+        yield problem("warm", warm.kind, "none with a teacher that is used as it is")
 
 
 def _negative_checks(config: Config, augment: DrawnAugment) -> Iterator[str]:

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from distill.schema.augment import Augment, Draw, DrawnAugment, NoAugment, NoWarm, SimilarityWarm, Warm
+from distill.schema.augment import (
+    Augment,
+    BaselinesWarm,
+    Draw,
+    DrawnAugment,
+    NoAugment,
+    NoWarm,
+    SimilarityWarm,
+    Warm,
+)
 from distill.schema.cascade import Cascade, LayeredCascade, NoCascade
 from distill.schema.data import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from distill.schema.embed import DistilledEmbed, Embed, NoEmbed, PcaEmbed
@@ -49,6 +58,7 @@ __all__ = [
     "AllUpdate",
     "Attention",
     "Augment",
+    "BaselinesWarm",
     "BeirData",
     "Budget",
     "Cascade",
@@ -148,7 +158,7 @@ NODES: dict[str, dict[str, type]] = {
     "schema": {"config": Config, "updating": Updating},
     "schema/data": {"events": EventsData, "movielens": MovieLensData, "beir": BeirData, "hub": HubData},
     "schema/teacher": {"encoder": EncoderTeacher, "cross_encoder": CrossEncoderTeacher},
-    "schema/warm": {"none": NoWarm, "similarity": SimilarityWarm},
+    "schema/warm": {"none": NoWarm, "similarity": SimilarityWarm, "baselines": BaselinesWarm},
     "schema/augment": {"none": NoAugment, "drawn": DrawnAugment},
     "schema/student": {"layers": Student},
     "schema/loss": {"weighted": Loss},

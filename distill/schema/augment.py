@@ -66,3 +66,11 @@ class SimilarityWarm(Warm):
     scale: float = 12.0
     pairs: Draw = field(default_factory=Draw)
     fit: Fit = field(default_factory=Fit)
+
+
+@dataclass
+class BaselinesWarm(Warm):
+    """The best linear combination of popularity, BM25 and the encoder's similarity, over the training lists."""
+
+    kind: str = "baselines"
+    fit: Fit = field(default_factory=Fit)

@@ -55,6 +55,28 @@ def test_what_is_drawn_for_the_student_leaves_the_teacher_alone(warmed, beir, en
     assert found["student"].rsplit("/", 1)[-1] != stages(run)["student"].rsplit("/", 1)[-1]
 
 
+def test_a_teacher_learns_what_the_baselines_know_together(tmp_path, beir, encoder):
+    done = distill(
+        *small(beir, encoder), "warm=baselines", "warm.fit.max_pairs=600", "warm.fit.learning_rate=1e-3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    run = newest_run(tmp_path)
+    found = stages(run)
+    assert {"embeddings", "all train baselines", "all dev baselines", "warm-up"} <= set(found)
+    combination = json.loads((run / found["warm-up"] / "combination.json").read_text())
+    assert combination["weight"].keys() == {"bm25", "embedding"}  # a set without popularity
+    best = max(found_ndcg(run / found["all dev baselines"], run / found["data"]).values())
+    assert combination["dev_ndcg@10"] >= best - 0.02
+    assert f"have dev nDCG@10 {combination['dev_ndcg@10']:.3f}" in done.stderr + done.stdout
+
+
+def found_ndcg(baselines, data):
+    from distill import floor
+    from distill.records import RankingData
+
+    return {name: each.mean() for name, each in floor.read(baselines, RankingData.open(data).splits["dev"]).items()}
+
+
 def test_a_teacher_begins_where_another_ended(warmed, beir, encoder):
     folder, run = warmed
     kept = ["teacher.fit.learning_rate=1e-9", "teacher.fit.weight_decay=0"]  # so that it stays where it began
