@@ -1,7 +1,7 @@
 """How far a teacher and its student hang on the seed and on the precision of training; goes on where it was stopped.
 
-python scripts/bench/seeds.py --work WORK --out seeds.json --seeds 10 --precisions fp32 bf16 [distill's overrides]
-python scripts/bench/seeds.py --work WORK --out collapses.json --planted rate labels encoder --seeds 5 [overrides]
+python scripts/bench/seeds.py [distill's overrides] --work WORK --out seeds.json --seeds 10 --precisions fp32 bf16
+python scripts/bench/seeds.py [overrides] --work WORK --out collapses.json --seeds 5 --planted rate labels encoder
 
 Each seed is an experiment up to its int8 student: all quality, no times. Stages are kept under WORK, rows in OUT, and a
 row that is there is not made again. A run that was ended by `teacher.floor` is a row too, with what it told.
