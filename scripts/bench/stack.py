@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 EXTRAS = "train,demo,sweep,serve,track,online,openvino,ray,redis,index,parquet,sign,dev"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 TOOLS = (  # the last that optimum-onnx knows, as teams have them who serve
-    "sentence-transformers[onnx]>=5.1,<6", "transformers>=4.57,<4.58", "flashrank>=0.2.10", "pytest>=8", "pyarrow",
+    "sentence-transformers[onnx]>=5.1,<6", "transformers>=4.57,<4.58", "flashrank>=0.2.10", "tritonclient[grpc]>=2.60",
+    "pytest>=8", "pyarrow",
 )  # fmt: skip
 TOLD = ("torch", "transformers", "optimum", "optimum-onnx", "sentence-transformers", "huggingface-hub", "datasets")
 
