@@ -19,6 +19,7 @@ from distill.teacher import copy_tokenizer
 from distill.tokens import length_sorted
 from export.embedder_graph import DENSE, EMBEDDER_FILE, LEAST, read_about
 from export.loading import load_whole
+from export.no_bars import no_bars
 from export.progress import Progress
 from export.runtime.embedder import TextEncoder
 from export.runtime.scorer import Float32
@@ -105,7 +106,8 @@ class TextEmbedder(nn.Module):
             dimensions: prefixes that can be used by themselves.
         """
         width = int(self.bert.config.hidden_size)
-        self.bert.save_pretrained(folder)
+        with no_bars():
+            self.bert.save_pretrained(folder)
         copy_tokenizer(tokenizer, folder)
         about = {"kind": kind, "pooling": self.pooling, "max_length": max_length, "width": width}
         _write(folder / EMBEDDER_FILE, about | {"dimensions": sorted({*dimensions, width})})

@@ -10,6 +10,7 @@ from transformers import BertForSequenceClassification
 from export.cls_only import ClsOnlyBert
 from export.errors import ModelError
 from export.loading import load_whole
+from export.no_bars import no_bars
 from export.split_bert import MODEL_TYPE, SplitBert
 
 ORDINARY = "BertForSequenceClassification"  # the architecture that a checkpoint states, whichever class wrote it
@@ -33,7 +34,8 @@ def load_ranker(folder: str, *, cls_only: bool, attention: str = "sdpa") -> Bert
 
 def save_ranker(model: BertForSequenceClassification, folder: str) -> None:
     """Save a checkpoint that every library loads, whichever class `model` is; a split one, that none reads wrongly."""
-    model.save_pretrained(folder)
+    with no_bars():
+        model.save_pretrained(folder)
     if not isinstance(model, SplitBert):
         model.config.architectures = [ORDINARY]
         model.config.save_pretrained(folder)

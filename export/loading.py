@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from export.bert_weights import HARMLESS, named
 from export.errors import ModelError
+from export.no_bars import no_bars
 
 
 def load_whole(kind: Any, folder: str | Path, *, may_lack: tuple[str, ...] = (), **options: Any) -> Any:
@@ -27,7 +26,7 @@ def load_whole(kind: Any, folder: str | Path, *, may_lack: tuple[str, ...] = (),
         ModelError: naming weights that are missing, unknown, of another shape, or not finite.
     """
     try:
-        with _no_bar():
+        with no_bars():
             model, told = kind.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -44,18 +43,6 @@ def load_whole(kind: Any, folder: str | Path, *, may_lack: tuple[str, ...] = (),
         if not bool(torch.isfinite(value).all()):
             raise ModelError(f"{folder}: {name} holds values that are not finite")
     return model
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Keep the bar of transformers, whose loads here take less than a second, off the terminal."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:
