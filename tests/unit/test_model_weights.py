@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from distill.errors import ConfigError
 from distill.models import WEIGHTS, locate_model, validate_model
-from export.checkpoint import load_ranker
+from export.checkpoint import load_ranker, save_ranker
 from export.errors import ModelError
 from tests.composing import composed
 
@@ -225,6 +225,13 @@ def test_pickled_weights_are_converted_by_the_command_that_is_told(changed):
     after = load_file(locate_model(str(folder), None) / WEIGHTS)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_nothing_is_printed_where_a_model_is_read_and_written(changed, tmp_path, capfd):
+    model = load_ranker(str(changed(ranker, num_labels=1)), cls_only=True)
+    save_ranker(model, str(tmp_path / "saved"))
+    load_ranker(str(tmp_path / "saved"), cls_only=False)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_revision_is_asked_of_the_hub_and_of_nothing_else(changed, monkeypatch):
