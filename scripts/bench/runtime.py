@@ -2,7 +2,8 @@
 
 python scripts/bench/runtime.py --bundle BUNDLE --data FOLDER [--data FOLDER] --cores 1 2 --out runtime.json
 
-Needs the extras train and dev (sentence-transformers). The data are in BEIR layout; the candidates of a test query are
+Run it with the Python that `scripts/bench/stack.py tools` makes: its rivals need optimum-onnx, which takes no
+transformers 5. The data are in BEIR layout; the candidates of a test query are
 its judged items. Tools take turns, forth and back, in one process of so many cores; in its turn a tool ranks all lists,
 one query at a time. Before a turn a pause lets threads end that spin after their work, and some requests that are not
 timed bring the cores up to speed. onnxruntime ignores affinity, so every tool is told its number of threads. Every tool
