@@ -43,6 +43,7 @@ KNOWN = {
         """.split()
     ),
 }
+CODE_FIELDS = ("auto_map", "custom_pipelines")  # transformers imports what these name, wherever they stand
 ACTIVATION_FIELDS = ("activation_fn", "sbert_ce_default_activation_function", "activation_function")
 ACTIVATIONS = "torch.nn.modules."  # sentence-transformers imports the activation; of this module it is harmless
 MODULE_TYPES = "sentence_transformers."  # it imports the types of modules.json too
@@ -55,24 +56,27 @@ def code_problems(name: str, content: Any) -> Iterator[str]:
         name: of the file, without its folders.
         content: what it holds.
     """
+    yield from _named_problems(content)
     known = KNOWN.get(name)
     if known is not None and isinstance(content, Mapping):
-        for field in sorted(content.keys() - known):
+        for field in sorted(content.keys() - known - {*CODE_FIELDS}):
             yield f"has {field!r:.80}, which is not known to be a value alone: a library might run what it names"
     if name == MODULES:
         for module in content if isinstance(content, list) else [content]:
             kind = module.get("type") if isinstance(module, Mapping) else None
             if not str(kind).startswith(MODULE_TYPES):
                 yield f"has a module of type {kind!r:.80}; allowed is one of {MODULE_TYPES}*"
-    yield from _activation_problems(content)
 
 
-def _activation_problems(value: Any) -> Iterator[str]:
+def _named_problems(value: Any) -> Iterator[str]:
+    """Yield what the fields that are known to name code hold, at any depth."""
     if isinstance(value, list):
         for child in value:
-            yield from _activation_problems(child)
+            yield from _named_problems(child)
     elif isinstance(value, Mapping):
         for field, child in value.items():
+            if field in CODE_FIELDS:
+                yield f"has {field!r}, which is not known to be a value alone: a library might run what it names"
             if field in ACTIVATION_FIELDS and child is not None and not str(child).startswith(ACTIVATIONS):
                 yield f"has {field!r} {child!r:.80}; allowed is one of {ACTIVATIONS}*"
-            yield from _activation_problems(child)
+            yield from _named_problems(child)

@@ -136,10 +136,18 @@ def test_an_unreadable_file_is_told(hostile):
 
 def test_code_that_a_library_would_import_is_refused(hostile):
     edit(hostile / "config.json", lambda content: content.update(auto_map={"AutoModel": "evil--x.Model"}))
-    edit(hostile / "tokenizer_config.json", lambda content: content.update(auto_map={"AutoTokenizer": "x"}))
+    edit(hostile / "tokenizer_config.json", lambda content: content.update(deep=[{"auto_map": {}}]))
     seal(hostile)
     for name in ("config.json", "tokenizer_config.json"):
         assert "auto_map" in check(hostile, name)
+
+
+def test_code_is_refused_however_deep_and_in_any_file(hostile):
+    edit(hostile / "config.json", lambda c: c.update(task_specific_params={"a": [{"custom_pipelines": {}}]}))
+    edit(hostile / "special_tokens_map.json", lambda c: c.update(auto_map={"AutoTokenizer": "evil--x.T"}))
+    seal(hostile)
+    assert "custom_pipelines" in check(hostile, "config.json")
+    assert "auto_map" in check(hostile, "special_tokens_map.json")
 
 
 @pytest.mark.parametrize("field", ["_attn_implementation_internal", "custom_pipelines", "kernel_config", "of_2031"])
