@@ -16,13 +16,13 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from distill.errors import TrainingError
+from distill.monitor import METRIC
 from distill.records import Float32, Split
 from export.measure.quality import ranking_metrics
 
 POPULARITY = "popularity"  # a count, of which the logarithm is taken: twice as popular is as much more everywhere
 RIDGE = 1e-3  # of the standardised weights, beside a mean over lists: keeps them finite where few lists are separable
 FILE = "combination.json"
-METRIC = "ndcg@10"
 
 Float64 = npt.NDArray[np.float64]
 
