@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,11 +19,18 @@ from distill.floor import Float64, References
 from distill.making import TRAINING, training_pairs
 from distill.monitor import METRIC
 from distill.records import RankingData
-from distill.schema import BaselinesWarm, Config, EncoderTeacher, SimilarityWarm
+from distill.schema import BaselinesWarm, Config, EncoderTeacher, Fit, SimilarityWarm
 from distill.stages import Built, Stage, Store
 from distill.width import validate_student
 
+if TYPE_CHECKING:
+    from distill.records import Float32
+    from distill.tokens import PairTokens
+
 log = logging.getLogger(__name__)
+
+# training pairs, dev pairs, and what the training pairs score
+Lessons: TypeAlias = "tuple[PairTokens, PairTokens, Float32]"
 
 # Raised when a stage's code changes what it writes: everything made by the older code is then made again.
 VERSIONS = {"warm": 6, "teacher": 7, "examination": 1}
@@ -56,29 +64,21 @@ def warm(
     references: References,
 ) -> Built:
     """Return the checkpoint of a teacher that has learned the encoder's similarity and no labels yet."""
-    warm_, begin = config.warm, models.locate_init(config, source)
+    warm_ = config.warm
     assert isinstance(warm_, SimilarityWarm)
-    fit = asdict(warm_.fit)
-    options = {"max_length": config.teacher.max_length, "scale": warm_.scale, "fit": fit, "train": asdict(config.train)}
-    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
-    stage = Stage(
-        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
-        title="teacher's warm-up",
-    )  # fmt: skip
 
-    def build(out: Path) -> None:
+    def lessons(_out: Path) -> Lessons:
         from distill import augment, embedding
-        from distill import warm as warm_module
 
         _, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
         pairs = augment.open_pairs(drawn.folder, dev.table, dev.encoder)
         queries, items = embedding.read(embedded.folder)
         queries = np.concatenate([queries, augment.read_vectors(drawn.folder)])
-        margins = embedding.similarity(pairs.query, pairs.split.item, queries, items) * np.float32(warm_.scale)
-        monitor = floor.monitor("warm-up", config, references, warm_.fit, dev.split, holds_dev=False)
-        warm_module.write(begin, pairs, margins, dev, warm_.fit, config.train, config.seed, out, monitor)
+        similarity = embedding.similarity(pairs.query, pairs.split.item, queries, items)
+        return pairs, dev, similarity * np.float32(warm_.scale)
 
-    return store.get(stage, build, every_rank=True)
+    inputs = {"drawn": drawn.key, "embeddings": embedded.key}
+    return _imitate(store, config, warm_.fit, source, references, {"scale": warm_.scale}, inputs, lessons)
 
 
 def warm_by_baselines(
@@ -101,29 +101,59 @@ def warm_by_baselines(
         source: folder of the encoder.
         references: the baselines on the dev queries that trainings evaluate.
     """
-    warm_, begin = config.warm, models.locate_init(config, source)
+    warm_ = config.warm
     assert isinstance(warm_, BaselinesWarm)
-    train = asdict(config.train)
-    options = {"max_length": config.teacher.max_length, "of": "baselines", "fit": asdict(warm_.fit), "train": train}
+
+    def lessons(out: Path) -> Lessons:
+        from distill import baselines
+        from distill.combination import Combination
+
+        of_train, of_dev = (baselines.read(scored[split].folder) for split in ("train", "dev"))
+        dev_split = RankingData.open(data.folder).splits["dev"]
+        combination = Combination.fit(of_dev, dev_split)
+        log.info("warm-up: %s together have dev nDCG@10 %.3f", *combination.write(of_dev, dev_split, out))
+        pairs, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
+        return pairs, dev, combination.score(of_train)
+
     inputs = {"tokens": tokens.key} | {f"{split} baselines": built.key for split, built in scored.items()}
+    return _imitate(store, config, warm_.fit, source, references, {"of": "baselines"}, inputs, lessons)
+
+
+def _imitate(
+    store: Store,
+    config: Config,
+    fit: Fit,
+    source: Path,
+    references: References,
+    own: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    lessons: Callable[[Path], Lessons],
+) -> Built:
+    """Return the checkpoint of a teacher whose margins are those that `lessons` gives.
+
+    Args:
+        store: of the stages.
+        config: of the run.
+        fit: of the warm-up.
+        source: folder of the encoder.
+        references: the baselines on the dev queries that trainings evaluate.
+        own: options of this warm-up alone.
+        inputs: keys of the stages that `lessons` reads.
+        lessons: may note in the stage's folder what it made them of.
+    """
+    begin = models.locate_init(config, source)
+    shared = {"max_length": config.teacher.max_length, "fit": asdict(fit), "train": asdict(config.train)}
     stage = Stage(
-        "warm", VERSIONS["warm"], options | {"seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
+        "warm", VERSIONS["warm"], {**shared, **own, "seed": config.seed}, inputs, models.fingerprint(begin), TRAINING,
         title="teacher's warm-up",
     )  # fmt: skip
 
     def build(out: Path) -> None:
-        from distill import baselines
         from distill import warm as warm_module
-        from distill.combination import Combination
 
-        of_train, of_dev = (baselines.read(scored[split].folder) for split in ("train", "dev"))
-        splits = RankingData.open(data.folder).splits
-        combination = Combination.fit(of_dev, splits["dev"])
-        log.info("warm-up: %s together have dev nDCG@10 %.3f", *combination.write(of_dev, splits["dev"], out))
-        pairs, dev = training_pairs(config, data, tokens, source, config.teacher.max_length, warm_.fit.dev_queries)
-        margins = combination.score(of_train)
-        monitor = floor.monitor("warm-up", config, references, warm_.fit, dev.split, holds_dev=False)
-        warm_module.write(begin, pairs, margins, dev, warm_.fit, config.train, config.seed, out, monitor)
+        pairs, dev, margins = lessons(out)
+        monitor = floor.monitor("warm-up", config, references, fit, dev.split, holds_dev=False)
+        warm_module.write(begin, pairs, margins, dev, fit, config.train, config.seed, out, monitor)
 
     return store.get(stage, build, every_rank=True)
 
