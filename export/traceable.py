@@ -43,7 +43,8 @@ class TraceableBert(BertForSequenceClassification):  # type: ignore[misc]
         mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         for layer, read in self._layers():
             hidden = _climb(layer, hidden[:, :read], hidden, mask)
-        return self.classifier(self.dropout(self.bert.pooler(hidden)))  # type: ignore[no-any-return]
+        logits: Tensor = self.classifier(self.dropout(self.bert.pooler(hidden)))
+        return logits
 
     def _layers(self) -> Iterable[tuple[Any, int | None]]:
         """Return each layer and how many of its first tokens it computes; None for all."""
@@ -61,4 +62,5 @@ class TraceableClsOnlyBert(TraceableBert):
 def _climb(layer: Any, rows: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
     """Take tokens, float [pairs, rows, width], through a layer in which they attend to all of `hidden`."""
     context = attend(layer.attention.self, rows, hidden, mask)
-    return layer.feed_forward_chunk(layer.attention.output(context, rows))  # type: ignore[no-any-return]
+    states: Tensor = layer.feed_forward_chunk(layer.attention.output(context, rows))
+    return states
