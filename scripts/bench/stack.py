@@ -5,8 +5,9 @@
     stack.py tools BUNDLE --work FOLDER   a bundle in transformers 4.57 with optimum-onnx
     stack.py resolve                      what uv resolves for each Python, without installing
 
-Each makes an environment of its own below FOLDER (gigabytes; kept, so that a second call only brings it up to date),
-runs tests in it and writes what was installed and what failed as JSON. The next break of a library is seen here first.
+`resolve` needs uv in this Python (pip install uv). The others make an environment of their own below FOLDER (gigabytes;
+kept, so that a second call only brings it up to date), run tests in it and write what was installed and what failed as
+JSON. The next break of a library is seen here first.
 """
 
 from __future__ import annotations
