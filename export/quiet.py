@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 ASK_EVERY = 0.1  # seconds between looks at whether somebody wants to measure
 PATIENCE = 1.0  # seconds of waiting that are not worth a line
+LOCKS = Path("/proc/locks")
+TELL_EVERY = 60.0  # seconds of waiting for the same processes
 
 
 class _Lock:
@@ -47,6 +49,33 @@ class _Lock:
             return False
         return True
 
+    def take_alone(self) -> None:
+        """Wait until nobody else holds the lock but processes that are stopped, which use no processor."""
+        start = told = time.monotonic()
+        while not self.acquire(shared=False, wait=False):
+            time.sleep(ASK_EVERY)
+            if time.monotonic() - told < (PATIENCE if told == start else TELL_EVERY):
+                continue
+            told, holders = time.monotonic(), self._holders()
+            if holders and all(_is_stopped(holder) for holder in holders):
+                log.warning("not waiting for %s: stopped (kill -CONT lets it go on)", _processes(holders))
+                return
+            log.info("waiting for %s to pause its work on this machine", _processes(holders))
+        if time.monotonic() - start > PATIENCE:
+            log.info("waited %.0f s for other work on this machine to pause", time.monotonic() - start)
+
+    def _holders(self) -> list[int]:
+        """Return the processes that hold the lock, as far as the system says so (Linux)."""
+        assert self._file is not None
+        file = os.fstat(self._file)
+        name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+        try:
+            rows = [row.split() for row in LOCKS.read_text(encoding="ascii").splitlines()]
+        except OSError:
+            return []
+        found = {int(row[4]) for row in rows if len(row) == 8 and row[1] == "FLOCK" and row[5] == name}
+        return sorted(number for number in found if number > 0)  # others are of a container that this one can't see
+
     def release(self) -> None:
         """Let the lock go, keeping the file open."""
         if fcntl is not None and self._file is not None:
@@ -56,6 +85,19 @@ class _Lock:
         """Let the lock go."""
         if self._file is not None:
             os.close(self._file)
+
+
+def _is_stopped(process: int) -> bool:
+    """Return whether a process was stopped by a signal (kill -STOP, Ctrl-Z)."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] == b"T"
+
+
+def _processes(numbers: list[int]) -> str:
+    return f"process {', '.join(map(str, numbers))}" if numbers else "another process"
 
 
 def _open(path: Path) -> int:
@@ -135,12 +177,7 @@ def alone() -> Iterator[None]:
     turn, work = _Lock("turn"), _Lock("work")
     try:
         for lock in (turn, work):
-            start = time.monotonic()
-            if not lock.acquire(shared=False, wait=False):
-                lock.acquire(shared=False)
-            waited = time.monotonic() - start
-            if waited > PATIENCE:
-                log.info("waited %.0f s for other work on this machine to pause", waited)
+            lock.take_alone()
         yield
     finally:
         work.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -94,6 +95,27 @@ def test_a_killed_process_holds_nothing(start, manner):
     process.wait()
     with quiet.alone():
         pass
+
+
+@pytest.mark.skipif(not quiet.LOCKS.exists(), reason="says who holds a lock: Linux alone")
+def test_a_stopped_worker_is_not_waited_for(start, caplog):
+    worker = start()
+    worker.send_signal(signal.SIGSTOP)
+    with quiet.alone():
+        pass
+    assert f"not waiting for process {worker.pid}: stopped" in caplog.text
+
+
+@pytest.mark.skipif(not quiet.LOCKS.exists(), reason="says who holds a lock: Linux alone")
+def test_who_is_waited_for_is_told(start, caplog):
+    caplog.set_level("INFO")
+    holder = start(HOLDER.format("working"))
+    waiting = threading.Thread(target=lambda: quiet.alone().__enter__())
+    waiting.start()
+    while f"waiting for process {holder.pid} to pause" not in caplog.text:
+        time.sleep(0.05)
+    holder.kill()
+    waiting.join()
 
 
 def test_a_worker_that_measures_does_not_wait_for_itself():
