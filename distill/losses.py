@@ -7,10 +7,21 @@ scalar. Those that take the teacher's scores are 0 where the student's equal the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Loss: TypeAlias = Callable[[Tensor, Mapping[str, Tensor]], Tensor]  # of scores and a batch
+
+# what a teacher's scores may be declared to be: the least, the most, and that in words
+SCALES = {
+    "logit": (-np.inf, np.inf, "a finite number"),
+    "probability": (0.0, 1.0, "a number from 0 to 1"),
+}
 MASKED = -1e30  # what fills a group up, once divided by a temperature: far below any candidate, and finite
 
 

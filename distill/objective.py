@@ -11,9 +11,8 @@ from torch import Tensor
 
 from distill import losses
 from distill.errors import ConfigError
+from distill.losses import SCALES, Loss
 from distill.schema import AdrMse, Kl, Labels, LambdaLoss, MarginMse, Mse, RankNet, Term
-from distill.scores import SCALES
-from distill.train import Loss
 
 Batch = Mapping[str, Tensor]
 COMPARED = ("teacher", "grades", "mask")  # what a batch holds of each candidate beside the student's score
@@ -28,7 +27,7 @@ class ScoreLoss:
 
     Attributes:
         value: takes the term's options, scores float [groups, size] and the batch; gives a scalar.
-        scales: names of `distill.scores.SCALES`.
+        scales: names of `distill.losses.SCALES`.
     """
 
     value: Callable[[Any, Tensor, Batch], Tensor]

@@ -12,6 +12,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from distill.errors import StoreError
+from distill.losses import SCALES
 from distill.records import ArrowWriter
 from distill.tokens import PairTokens, length_sorted
 from export.progress import Progress
@@ -20,11 +21,6 @@ from export.runtime.tokens import Int64
 
 CHUNK = 65536  # pairs scored between two files; what a kill loses at most
 SCALE = "logit"  # what the numbers are: raw logits, never probabilities
-# what numbers may be declared to be: the least, the most, and that in words
-SCALES = {
-    "logit": (-np.inf, np.inf, "a finite number"),
-    "probability": (0.0, 1.0, "a number from 0 to 1"),
-}
 SCHEMA = pa.schema([("score", pa.float32())])
 
 

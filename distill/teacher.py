@@ -11,12 +11,13 @@ from transformers import set_seed
 
 from distill import losses
 from distill.device import Device
+from distill.losses import Loss
 from distill.models import FILES
 from distill.monitor import Monitor
 from distill.records import Float32
 from distill.schema import EncoderTeacher, Fit, Train
 from distill.tokens import PairTokens
-from distill.train import Loss, train_ranker
+from distill.train import train_ranker
 from export.checkpoint import load_ranker, save_ranker
 from export.cls_only import ClsOnlyBert
 from export.loading import load_whole

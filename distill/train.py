@@ -25,6 +25,7 @@ from distill.device import Device
 from distill.errors import ConfigError
 from distill.groups import Steps, draw_steps
 from distill.imitation import PROJECTIONS, Imitation
+from distill.losses import Loss
 from distill.monitor import METRIC, Monitor, best_first, chance_ndcg
 from distill.rules import problem
 from distill.schema import Fit, Train
@@ -36,7 +37,6 @@ from export.measure.quality import ranking_metrics
 from export.progress import Progress
 from export.runtime.scorer import Float32
 
-Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 Watch = Callable[[float, float], None]  # is told the share of the training done and dev nDCG@10; may end it by raising
 
 

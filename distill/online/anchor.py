@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill import losses
-from distill.train import Loss
+from distill.losses import Loss
 
 
 def weighted_labels(scores: Tensor, grades: Tensor, weight: Tensor, mask: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_stored_scores_tell_their_scale(tmp_path):
     assert scores.scale(folder) == "logit"
     assert scores.read(folder).dtype == np.float32
     assert scores.scale(stage(tmp_path, [0.0, 0.5, 1.0], scale="probability")) == "probability"
-    assert scores.SCALE in scores.SCALES
+    assert scores.SCALE in losses.SCALES
 
 
 @pytest.mark.parametrize(
