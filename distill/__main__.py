@@ -2,29 +2,29 @@
 
 import sys
 
-from export.errors import UserError
-from export.extras import require
-from export.printing import open_streams
+from rankdistill.export.commands.output import open_streams
+from rankdistill.export.errors import UserError
+from rankdistill.export.extras import require
 
 
 def main() -> None:
     """Run the `distill` command."""
     open_streams()
     _require("hydra", "omegaconf", "torch", "transformers", "datasets", "optimum", "onnx", "rich")
-    from distill import cli
-    from distill.sweep.jobs import end_with_parent
+    from rankdistill.commands import distill
+    from rankdistill.sweep.jobs import end_with_parent
 
     end_with_parent()
-    cli.main()
+    distill.main()
 
 
 def store() -> None:
     """Run the `distill-store` command."""
     open_streams()
     _require("filelock", "rich")
-    from distill import store_cli
+    from rankdistill.commands import store as store_
 
-    store_cli.app()
+    store_.app()
 
 
 def track() -> None:
@@ -32,18 +32,18 @@ def track() -> None:
     open_streams()
     _require("filelock", "hydra", "rich")
     _require("mlflow", extra="track")
-    from distill import track_cli
+    from rankdistill.commands import track as track_
 
-    track_cli.app()
+    track_.app()
 
 
 def update() -> None:
     """Run the `distill-update` command."""
     open_streams()
     _require("filelock", "hydra", "omegaconf", "torch", "transformers", "onnx", "rich", "safetensors")
-    from distill.online import cli
+    from rankdistill.commands import update as update_
 
-    cli.main()
+    update_.main()
 
 
 def _require(*modules: str, extra: str = "train") -> None:

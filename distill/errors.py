@@ -1,6 +1,6 @@
 """Errors of the distilling half; all are `UserError`s."""
 
-from export.errors import UserError
+from rankdistill.export.errors import UserError
 
 
 class ConfigError(UserError):

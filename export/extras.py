@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from export.errors import UserError
+from rankdistill.export.errors import UserError
 
 
 def require(extra: str, *modules: str) -> None:

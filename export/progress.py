@@ -7,7 +7,7 @@ import sys
 import time
 from types import TracebackType
 
-from export import quiet
+from rankdistill.export import machine_lock
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Progress:
 
     def update(self, amount: int, note: str = "") -> None:
         """Count `amount` more as done; `note` stands beside the count. Gives way to those who measure time."""
-        quiet.give_way()
+        machine_lock.give_way()
         self._done += amount
         if note:
             self._bar.set_postfix_str(note, refresh=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from export.errors import UserError
+from rankdistill.export.errors import UserError
 
 
 def read_yaml(path: Path) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hydra import compose, initialize_config_module
 
-from distill import schema
-from distill.cli import convert
-from distill.schema import Config
-from distill.sweep import plugins
+from rankdistill import options
+from rankdistill.commands.distill import convert
+from rankdistill.options import Config
+from rankdistill.sweep import plugins
 
 
 def composed(*overrides: str) -> Config:
@@ -16,7 +16,7 @@ def composed(*overrides: str) -> Config:
     Raises:
         ConfigError: if options are wrong.
     """
-    schema.register()
+    options.register()
     plugins.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
+    with initialize_config_module(version_base="1.3", config_module="rankdistill.conf"):
         return convert(compose("config", list(overrides)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export  # noqa: F401 - silences libraries before a test loads them
+import rankdistill.export  # noqa: F401 - silences libraries before a test loads them
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

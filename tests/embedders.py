@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.embedder import TextEmbedder, embed, text_encoder, turn
-from export.embedder_graph import EmbedderInt8, write_embedder_graphs
-from export.graph import FP32
-from export.runtime.embedder import Embedder
+from rankdistill.embedder.embedder_model import TextEmbedder, embed, text_encoder, turn
+from rankdistill.export.graphs.graph_files import FP32
+from rankdistill.export.quantization.embedder_graphs import EmbedderInt8, write_embedder_graphs
+from rankdistill.export.runtime.embedder import Embedder
 from tests.conftest import THINGS, WORDS
 
 MAX_LENGTH = 24

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.runtime.event_log import EventLog
+from rankdistill.export.runtime.event_log import EventLog
 from tests.conftest import THINGS, WORDS
 
 GOOD = WORDS[:8]  # adjectives that are liked, as in `tests.conftest.write_beir`

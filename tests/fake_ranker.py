@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from export.runtime.manifest import Manifest
+from rankdistill.export.runtime.manifest import Manifest
 
 
 class FakeRanker:

@@ -45,7 +45,7 @@ class Served:
 
 
 def start(bundle: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "export.cli", "serve", str(bundle), *arguments]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", "serve", str(bundle), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "RANKER_TOKENS"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"} | (env or {})
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

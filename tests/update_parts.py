@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import BertForSequenceClassification
 
-from distill.device import Device
-from distill.online.lists import Shown, tokenise
-from distill.online.training import Lessons
-from distill.records import UNKNOWN
-from export.runtime.tokens import PairEncoder
+from rankdistill.data.records import UNKNOWN
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.online.events.labelled_lists import Shown, tokenise
+from rankdistill.online.update_trainer import Lessons
+from rankdistill.training.device import Device
 from tests.event_rows import BEGIN
 
 DEVICE = Device("cpu", bf16=False, attention="eager")

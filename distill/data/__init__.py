@@ -1,1 +1,1 @@
-"""Adapters from data sets to the records of `distill.records`, one a file."""
+"""Adapters from data sets to the records of `rankdistill.data.records`, one a file."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.files import read_objects, text_of
-from distill.data.first_stage import BM25
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, line_of, text_key
-from distill.data.qrels import Judged, check_known, first_line, read_judged
-from distill.errors import DataError
-from distill.records import SPLITS, Int64, RankingWriter, TextTable
+from rankdistill.data.bm25 import BM25
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch, line_of, text_key
+from rankdistill.data.qrels import Judged, check_known, first_line, read_judged
+from rankdistill.data.records import SPLITS, Int64, RankingWriter, TextTable
+from rankdistill.data.text_files import read_objects, text_of
+from rankdistill.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from distill.data.files import column_name, is_number, lines, number
-from distill.data.mismatch import Mismatch
-from distill.errors import DataError
-from distill.records import Int32, Int64
+from rankdistill.data.mismatch import Mismatch
+from rankdistill.data.records import Int32, Int64
+from rankdistill.data.text_files import column_name, is_number, lines, number
+from rankdistill.errors import DataError
 
 log = logging.getLogger(__name__)
 

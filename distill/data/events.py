@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.event_table import (
+from rankdistill.data.event_table import (
     LIKED,
     LOVED,
     Columns,
@@ -21,10 +21,10 @@ from distill.data.event_table import (
     read_rows,
     sound_columns,
 )
-from distill.data.files import number, read_objects, text_of
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, alike, text_key
-from distill.errors import DataError
-from distill.records import Int32, Int64, RankingWriter
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch, alike, text_key
+from rankdistill.data.records import Int32, Int64, RankingWriter
+from rankdistill.data.text_files import number, read_objects, text_of
+from rankdistill.errors import DataError
 
 FILES = ("events.tsv", "items.jsonl", "users.jsonl")
 POPULARITY_POWER = 0.75  # negatives are drawn by popularity^0.75 (Mikolov et al. 2013, section 2.2)

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.files import cache_folder
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, text_key
-from distill.data.qrels import MAX_GRADE
-from distill.errors import DataError
-from distill.records import SPLITS, RankingWriter
-from export.files import write_atomic
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch, text_key
+from rankdistill.data.qrels import MAX_GRADE
+from rankdistill.data.records import SPLITS, RankingWriter
+from rankdistill.data.text_files import cache_folder
+from rankdistill.errors import DataError
+from rankdistill.export.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distill.data.files import QUOTES
-from distill.errors import DataError
+from rankdistill.data.text_files import QUOTES
+from rankdistill.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from distill.data import events
-from distill.data.event_table import columns_of, rating_of, read_rows, sound_columns
-from distill.data.events import Events
-from distill.data.files import cache_folder, column_name, expanded, lines, number
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch, text_key
-from distill.errors import DataError
-from export.runtime.untrusted import hash_file
+from rankdistill.data import events
+from rankdistill.data.event_table import columns_of, rating_of, read_rows, sound_columns
+from rankdistill.data.events import Events
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch, text_key
+from rankdistill.data.text_files import cache_folder, column_name, expanded, lines, number
+from rankdistill.errors import DataError
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.files import column_name, is_number, lines
-from distill.data.mismatch import Mismatch, alike
-from distill.errors import DataError
-from distill.records import SPLITS
+from rankdistill.data.mismatch import Mismatch, alike
+from rankdistill.data.records import SPLITS
+from rankdistill.data.text_files import column_name, is_number, lines
+from rankdistill.errors import DataError
 
 log = logging.getLogger(__name__)
 

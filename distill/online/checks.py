@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.online.feedback import Counts
-from distill.online.lists import Shown
-from distill.records import Float32, Split
-from distill.schema import Update
-from export.measure.intervals import LEAST_QUERIES, difference_interval
-from export.measure.quality import agreement, ranking_metrics
+from rankdistill.data.records import Float32, Split
+from rankdistill.export.measure.intervals import LEAST_QUERIES, difference_interval
+from rankdistill.export.measure.quality import agreement, ranking_metrics
+from rankdistill.online.events.feedback import Counts
+from rankdistill.online.events.labelled_lists import Shown
+from rankdistill.options import Update
 
 USER, BROKEN, FINITE = "one user", "broken events", "finite"
 NEWEST, FORGETTING, INT8, BUNDLE = "newest events", "forgetting", "int8", "bundle"

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.errors import DataError
-from distill.online.feedback import Feedback
-from distill.records import Split
-from distill.schema.update import DriftSignal
-from export.errors import UserError
-from export.extras import require
-from export.measure.quality import ranking_metrics
+from rankdistill.data.records import Split
+from rankdistill.errors import DataError
+from rankdistill.export.errors import UserError
+from rankdistill.export.extras import require
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.online.events.feedback import Feedback
+from rankdistill.options.update import DriftSignal
 
 NDCG, BRIER = "ndcg@10", "brier"
 CLOCK = 8  # events between two looks of ADWIN at its window; its own 32 is for streams of thousands a minute
@@ -168,7 +168,7 @@ def _change_point(values: list[float]) -> int:
 def event_values(measure: str, scores: Array, split: Split) -> Float64:
     """Return each list's quality, float64 [lists] in [0, 1], by its told outcomes alone; NaN where they tell nothing.
 
-    - ndcg@10: `export.measure.quality.ranking_metrics`; NaN without two grades to tell apart.
+    - ndcg@10: `rankdistill.export.measure.quality.ranking_metrics`; NaN without two grades to tell apart.
     - brier: mean of (sigmoid(score) - [grade > 0])^2 (Brier 1950); NaN without an outcome.
 
     Args:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from distill.errors import TooFewError
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import Feedback
-from distill.online.origin import Origin
-from distill.online.priority import step_back
-from distill.online.source import identity
-from distill.online.state import State
-from distill.online.update import Outcome, first_version, read_events, run_update, source_of
-from distill.online.versions import UPDATE, Published, Version
-from distill.schema import Updating
-from export.errors import UserError
-from export.full_disk import write_problem
+from rankdistill.errors import TooFewError
+from rankdistill.export.errors import UserError
+from rankdistill.export.full_disk import write_problem
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import Feedback
+from rankdistill.online.events.source import identity
+from rankdistill.online.origin import Origin
+from rankdistill.online.process_priority import step_back
+from rankdistill.online.update import Outcome, first_version, read_events, run_update, source_of
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import UPDATE, Published, Version
+from rankdistill.options import Updating
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Cue:
         self._followed = 0
         self._drift: Any = None
         if self.config.follow.drift:
-            from distill.online.drift import Drift
+            from rankdistill.online.drift import Drift
 
             self._drift = Drift(self.config.drift)
 
@@ -87,7 +87,7 @@ class Cue:
     def _alarms(self, feedback: Feedback) -> str | None:
         if self._drift is None:
             return None
-        from distill.online.drift import shown_scores
+        from rankdistill.online.drift import shown_scores
 
         fresh = feedback.take(_placed(feedback, self._followed))
         self._followed = len(feedback)

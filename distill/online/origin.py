@@ -8,20 +8,20 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from distill import quantizing
-from distill.errors import ConfigError
-from distill.inputs import shortener_of
-from distill.models import RUN
-from distill.online.catalogue import Catalogue
-from distill.online.replay import Old
-from distill.records import RankingData
-from distill.schema import Config, Export, FusedInt8, Int8, NoQuantize, Quantize, SearchedInt8, Student, Weight8
-from export.int8 import Int8 as Int8Graphs
-from export.onnx import Quantization
-from export.runtime.manifest import MANIFEST, Manifest
-from export.runtime.shortener import Shortener
-from export.runtime.tokens import PairEncoder
-from export.smoothing import Feed
+from rankdistill.data.records import RankingData
+from rankdistill.data.shortened_items import shortener_of
+from rankdistill.errors import ConfigError
+from rankdistill.export.quantization.int8 import Int8 as Int8Graphs
+from rankdistill.export.quantization.ranker_graphs import Quantization
+from rankdistill.export.quantization.smoothing import Feed
+from rankdistill.export.runtime.manifest import MANIFEST, Manifest
+from rankdistill.export.runtime.text.shortener import Shortener
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.models.model_files import RUN
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.replay import Old
+from rankdistill.options import Config, Export, FusedInt8, Int8, NoQuantize, Quantize, SearchedInt8, Student, Weight8
+from rankdistill.pipeline import quantization as quantization_
 
 KINDS: dict[str, type[Quantize]] = {kind.kind: kind for kind in (NoQuantize, Int8, SearchedInt8, FusedInt8, Weight8)}
 PUBLISHED = "published"  # default folder of versions, beside a run's bundle
@@ -104,13 +104,13 @@ class Origin:
             ConfigError: if it needs the run's dev split and there is no run.
         """
         if self.old is not None:
-            return quantizing.quantization(self.config, "student", self.old.data, checkpoint)
+            return quantization_.quantization(self.config, "student", self.old.data, checkpoint)
         quantize = self.config.quantize
         if isinstance(quantize, SearchedInt8):
             raise ConfigError(f"{self.bundle}: quantize=search looks at the run's dev split; give the run")
-        if not isinstance(quantize, Int8) or not quantizing.reads_pairs(quantize):
-            return quantizing.quantization(self.config, "student", self.bundle, checkpoint)
-        plain = quantizing.quantization(
+        if not isinstance(quantize, Int8) or not quantization_.reads_pairs(quantize):
+            return quantization_.quantization(self.config, "student", self.bundle, checkpoint)
+        plain = quantization_.quantization(
             replace(self.config, quantize=replace(quantize, smooth=None, outliers=0)),
             "student",
             self.bundle,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from distill import scores as scores_
-from distill.errors import StoreError
-from distill.models import RUN
-from distill.records import UNKNOWN, Float32, Int32, Int64, RankingData, Split
-from distill.tokens import PairTokens, TokenColumn, TokenTable
-from export.measure import predictions
-from export.runtime.tokens import PairEncoder
+from rankdistill.data.records import UNKNOWN, Float32, Int32, Int64, RankingData, Split
+from rankdistill.data.tokens import PairTokens, TokenColumn, TokenTable
+from rankdistill.errors import StoreError
+from rankdistill.export.measure import predictions
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.models.model_files import RUN
+from rankdistill.training import scoring as scores_
 
 STUDENT = "predictions student onnxruntime fp32"
 ROLES = ("data", "tokens", "scores", "predictions teacher pytorch fp32")

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.errors import ConfigError
-from distill.online import checks as checks_
-from distill.online.catalogue import Catalogue
-from distill.online.checks import Check
-from distill.online.feedback import Counts, Feedback, read_feedback
-from distill.online.learning import Clock, Learning, consumed
-from distill.online.lists import Shown, cut_newest, lists_of
-from distill.online.origin import Origin
-from distill.online.seen import SeenEvents
-from distill.online.state import State
-from distill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE, Published, Version
-from distill.schema import Update, Updating
-from export import quiet
-from export.files import write_atomic
+from rankdistill.errors import ConfigError
+from rankdistill.export import machine_lock
+from rankdistill.export.files import write_atomic
+from rankdistill.online import checks as checks_
+from rankdistill.online.candidate import Clock, Learning, consumed
+from rankdistill.online.checks import Check
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import Counts, Feedback, read_feedback
+from rankdistill.online.events.labelled_lists import Shown, cut_newest, lists_of
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.origin import Origin
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import FIRST, REFUSED, ROLLBACK, SET_ASIDE, UPDATE, Published, Version
+from rankdistill.options import Update, Updating
 
 WAITING, REFUSED_ = "waiting", "refused"
 
@@ -97,7 +97,7 @@ def run_update(
             return Outcome(WAITING, served, seconds=clock.seconds, detail=lacking)
     if checks_.refusals(found):
         return _refuse(config, published, served, state, feedback, found, clock)
-    with quiet.working(), published.next() as (number, work):
+    with machine_lock.working(), published.next() as (number, work):
         making = Learning(config, origin, served, state, fresh, work, clock, threads)
         found.append(making.label_check())
         if not checks_.refusals(found):

@@ -25,9 +25,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.errors import StoreError
-from export.errors import UserError
-from export.files import folder_beside, publish_folder
+from rankdistill.errors import StoreError
+from rankdistill.export.errors import UserError
+from rankdistill.export.files import folder_beside, publish_folder
 
 CURRENT, VERSIONS, BUNDLE, STATE, RECORD = "current", "versions", "bundle", "state", "version.json"
 REFUSED, LOCK = "refused.json", ".lock"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from distill.sweep.jobs import Job, Outcome, run_job
-from distill.sweep.launcher import PLUGINS, ProcessLauncher
+from rankdistill.sweep.jobs import Job, Outcome, run_job
+from rankdistill.sweep.launcher import PLUGINS, ProcessLauncher
 
 
 class JoblibLauncher(ProcessLauncher):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.files import write_atomic
+from rankdistill.export.files import write_atomic
 
 CONSOLE, RECORD = "console.log", "run.json"
 PARENT = "RANKDISTILL_PARENT"  # environment variable: the process that a job must not outlive
@@ -68,7 +68,7 @@ def run_job(job: Job, threads: int, tries: int) -> Outcome:
     environment = _environment(threads)
     for start in range(1, tries + 1):
         with (job.folder / CONSOLE).open("ab") as console:
-            command = [sys.executable, "-m", "distill", *job.arguments]
+            command = [sys.executable, "-m", "rankdistill", *job.arguments]
             done = subprocess.run(
                 command, cwd=job.directory, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                 check=False,

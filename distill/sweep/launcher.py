@@ -17,12 +17,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from distill.sweep.jobs import CONSOLE, Job, Outcome
-from export.errors import UserError
-from export.extras import require
-from export.full_disk import write_problem
-from export.progress import Progress
-from export.runtime.threads import available_cores
+from rankdistill.export.errors import UserError
+from rankdistill.export.extras import require
+from rankdistill.export.full_disk import write_problem
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.sweep.jobs import CONSOLE, Job, Outcome
 
 log = logging.getLogger(__name__)
 

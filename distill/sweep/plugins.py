@@ -1,4 +1,4 @@
-"""Making the sweepers and launchers known to Hydra; their options are in `distill.schema`.
+"""Making the sweepers and launchers known to Hydra; their options are in `rankdistill.options`.
 
 Hydra takes plugins of the package hydra_plugins alone, and finds them there by a scan that does not see an editable
 install. So the classes are registered by hand, in a module of that name that is made here.
@@ -12,12 +12,12 @@ from types import ModuleType
 
 from hydra.core.plugins import Plugins
 
-from distill.sweep.grid import GridSweeper
-from distill.sweep.joblib_launcher import JoblibLauncher
-from distill.sweep.launcher import PLUGINS
-from distill.sweep.ray_launcher import RayLauncher
-from distill.sweep.search import OptunaSweeper
-from distill.sweep.submitit_launcher import SubmititLauncher
+from rankdistill.sweep.grid_sweeper import GridSweeper
+from rankdistill.sweep.joblib_launcher import JoblibLauncher
+from rankdistill.sweep.launcher import PLUGINS
+from rankdistill.sweep.optuna_sweeper import OptunaSweeper
+from rankdistill.sweep.ray_launcher import RayLauncher
+from rankdistill.sweep.submitit_launcher import SubmititLauncher
 
 CLASSES = (GridSweeper, OptunaSweeper, JoblibLauncher, SubmititLauncher, RayLauncher)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distill.sweep.jobs import Job, Outcome, outcome, run_job
-from distill.sweep.launcher import PLUGINS, ProcessLauncher
-from export.errors import UserError
-from export.runtime.threads import available_cores
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.sweep.jobs import Job, Outcome, outcome, run_job
+from rankdistill.sweep.launcher import PLUGINS, ProcessLauncher
 
 log = logging.getLogger(__name__)
 

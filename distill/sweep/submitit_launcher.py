@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.sweep.jobs import Job, Outcome, outcome, run_job
-from distill.sweep.launcher import PLUGINS, ProcessLauncher
-from export.errors import UserError
+from rankdistill.export.errors import UserError
+from rankdistill.sweep.jobs import Job, Outcome, outcome, run_job
+from rankdistill.sweep.launcher import PLUGINS, ProcessLauncher
 
 log = logging.getLogger(__name__)
 

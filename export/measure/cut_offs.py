@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.runtime.shortlist import Cut
+from rankdistill.export.runtime.shortlist import Cut
 
 RULES = ("number", "margin")
 MOST_CUTS = 512  # that are tried; of more, this many quantiles

@@ -1,7 +1,8 @@
 """Wall and CPU time of ranking one query's candidates, systems interleaved; and each one's peak memory.
 
-Measured in processes of their own: `python -m export.measure.latency SPEC OUT` times all systems against each other,
-`... SPEC OUT INDEX` only loads and runs one, for its peak memory. Raw samples are kept; percentiles are derived.
+Measured in processes of their own: `python -m rankdistill.export.measure.latency SPEC OUT` times all systems against
+each other, `... SPEC OUT INDEX` only loads and runs one, for its peak memory. Raw samples are kept; percentiles are
+derived.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export import quiet
-from export.errors import UserError
-from export.measure.systems import System
-from export.progress import Progress
-from export.runtime.split_scorer import SplitScorer
-from export.runtime.threads import available_cores
+from rankdistill.export import machine_lock
+from rankdistill.export.errors import UserError
+from rankdistill.export.measure.systems import System
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.split_scorer import SplitScorer
+from rankdistill.export.runtime.threads import available_cores
 
 FILE = "latency.json"
 NOTE = (
@@ -92,7 +93,7 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spec.json"
         path.write_text(json.dumps(spec), encoding="utf-8")
-        with quiet.alone():
+        with machine_lock.alone():
             samples = _run(path, Path(folder) / "samples.json")
         with ThreadPoolExecutor(available_cores()) as pool:  # who runs beside a process does not change what it holds
             peaks = list(pool.map(lambda index: _peak(path, Path(folder), index), range(len(systems))))
@@ -133,7 +134,7 @@ def _peak(spec: Path, folder: Path, index: int) -> float:
 
 
 def _run(spec: Path, out: Path, index: int | None = None) -> dict[str, Any]:
-    command = [sys.executable, "-m", "export.measure.latency", str(spec), str(out)]
+    command = [sys.executable, "-m", "rankdistill.export.measure.latency", str(spec), str(out)]
     command += [] if index is None else [str(index)]
     shown = None if index is None else subprocess.PIPE  # timing shows its progress as it goes
     done = subprocess.run(command, env=os.environ | QUIET, stderr=shown, text=True, check=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from export.errors import ModelError
-from export.runtime.scorer import INPUTS, OUTPUT, Float32, TokenScorer
-from export.runtime.tokens import SPECIAL, Int32, PairEncoder
+from rankdistill.export.errors import ModelError
+from rankdistill.export.runtime.scorer import INPUTS, OUTPUT, Float32, TokenScorer
+from rankdistill.export.runtime.text.tokens import SPECIAL, Int32, PairEncoder
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # precisions and what OpenVINO calls them
 # Kernels are made for every new shape (2 to 10 ms each, a call takes 1), so pairs are padded to a few lengths

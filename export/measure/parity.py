@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import GraphError
-from export.measure.quality import agreement, changed_top, ranking_metrics
-from export.measure.systems import System
-from export.progress import Progress
-from export.runtime.scorer import Float32
+from rankdistill.export.errors import GraphError
+from rankdistill.export.measure.quality import agreement, changed_top, ranking_metrics
+from rankdistill.export.measure.systems import System
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.scorer import Float32
 
 FILE = "parity.json"
 # fp32 forms differ by rounding alone: a few 1e-6 on logits of this scale; more than this is another computation

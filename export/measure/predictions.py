@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from export.measure.systems import System
-from export.progress import Progress
-from export.runtime.scorer import Float32
+from rankdistill.export.measure.systems import System
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.scorer import Float32
 
 FILE = "scores.npy"
 

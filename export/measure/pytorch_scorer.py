@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from export.checkpoint import load_ranker
-from export.runtime.scorer import Float32
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.torch_models.checkpoint import load_ranker
 
 
 class PytorchScorer:

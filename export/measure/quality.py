@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.measure.intervals import difference_interval as difference_interval
-from export.measure.intervals import mean_interval as mean_interval
-from export.measure.intervals import ratio_interval as ratio_interval
+from rankdistill.export.measure.intervals import difference_interval as difference_interval
+from rankdistill.export.measure.intervals import mean_interval as mean_interval
+from rankdistill.export.measure.intervals import ratio_interval as ratio_interval
 
 METRICS = ("ndcg@10", "mrr@10", "map", "pair_accuracy")
 AGREEMENT = ("tau", "rbo", "overlap@10")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from export.measure.quality import Float64, Int64, difference_interval, mean_interval, ranking_metrics
-from export.runtime.scorer import Float32
-from export.runtime.vectors import Vectors, prefix
+from rankdistill.export.measure.quality import Float64, Int64, difference_interval, mean_interval, ranking_metrics
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.runtime.vectors import Vectors, prefix
 
 RETRIEVAL = "retrieval.json"
 DEPTH = 50  # items that a first stage passes on, as recall's name says

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from export.graph import STATES, halves
-from export.runtime.scorer import BatchScorer, Float32, PairScorer
-from export.runtime.split_scorer import SplitScorer
-from export.runtime.tokens import PairEncoder
+from rankdistill.export.graphs.graph_files import STATES, halves
+from rankdistill.export.runtime.scorer import BatchScorer, Float32, PairScorer
+from rankdistill.export.runtime.split_scorer import SplitScorer
+from rankdistill.export.runtime.text.tokens import PairEncoder
 
 STATES_MB = 4096.0  # of items' states: nothing that is measured has more
 BATCH = 32  # of the padded, length-sorted batches that fp32 models are scored in
@@ -72,12 +72,12 @@ class System:
             ModelError: if it cannot be loaded.
         """
         if self.graph is None:
-            from export.measure.pytorch_scorer import PytorchScorer
+            from rankdistill.export.measure.pytorch_scorer import PytorchScorer
 
             return PytorchScorer(self.checkpoint, self.max_length, threads, BATCH)
         encoder = PairEncoder.load(self.checkpoint, self.max_length)
         if self.engine == "openvino":
-            from export.measure.openvino_scorer import OpenvinoScorer
+            from rankdistill.export.measure.openvino_scorer import OpenvinoScorer
 
             return OpenvinoScorer(self.graph, encoder, threads, self.precision)
         if self.engine == STATES:

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.runtime.embedder import Embedder
-    from export.runtime.ranker import Ranked, Ranker
+    from rankdistill.export.runtime.embedder import Embedder
+    from rankdistill.export.runtime.ranker import Ranked, Ranker
 
 __all__ = ["Embedder", "Ranked", "Ranker"]
 PLACES = {"Embedder": "embedder", "Ranked": "ranker", "Ranker": "ranker"}

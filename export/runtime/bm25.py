@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import BundleError
-from export.runtime.scorer import Float32
-from export.runtime.shape import Schema, Within, broken
-from export.runtime.shortener import CHARACTERS
-from export.runtime.untrusted import read_json
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.runtime.text.shortener import CHARACTERS
+from rankdistill.export.runtime.untrusted.bounded_files import read_json
+from rankdistill.export.runtime.untrusted.json_schema import Schema, Within, broken
 
 K1, B = 1.5, 0.75
 # words, or single characters of the scripts that put no space between words

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from export.errors import BundleError
-from export.runtime.bm25 import Bm25
-from export.runtime.manifest import CASCADE, MANIFEST, NAME, STAGES, Manifest
-from export.runtime.nearness import Nearness
-from export.runtime.plan import Step, Steps, score
-from export.runtime.ranker import KEEP_MB, Ranked, Ranker
-from export.runtime.shape import Schema, Within, broken
-from export.runtime.shortlist import Cut, Shortlist
-from export.runtime.untrusted import read_json
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.bm25 import Bm25
+from rankdistill.export.runtime.manifest import CASCADE, MANIFEST, NAME, STAGES, Manifest
+from rankdistill.export.runtime.plan import Step, Steps, score
+from rankdistill.export.runtime.ranker import KEEP_MB, Ranked, Ranker
+from rankdistill.export.runtime.shortlist import Cut, Shortlist
+from rankdistill.export.runtime.similarity_stage import Nearness
+from rankdistill.export.runtime.untrusted.bounded_files import read_json
+from rankdistill.export.runtime.untrusted.json_schema import Schema, Within, broken
 
 # where a stage is: the bundle itself, a bundle in it, a catalogue's counts, the bundle's embedder
 OWN, BUNDLE, BM25, EMBEDDED = "own", "bundle", "bm25", "embedder"

@@ -19,16 +19,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import BundleError, UserError
-from export.runtime.manifest import EMBEDDER, TOKENIZER, VARIANT_SCHEMA, Manifest, Variant, pick, read_variant
-from export.runtime.onnx_file import external_files
-from export.runtime.processor import abilities
-from export.runtime.scorer import Float32, open_session
-from export.runtime.shape import Schema, Within, broken
-from export.runtime.threads import available_cores
-from export.runtime.tokens import Int32, Int64, PairEncoder
-from export.runtime.untrusted import read_json
-from export.runtime.vectors import DTYPES, pack, prefix
+from rankdistill.export.errors import BundleError, UserError
+from rankdistill.export.runtime.manifest import (
+    EMBEDDER,
+    TOKENIZER,
+    VARIANT_SCHEMA,
+    Manifest,
+    Variant,
+    pick,
+    read_variant,
+)
+from rankdistill.export.runtime.processor import abilities
+from rankdistill.export.runtime.scorer import Float32, open_session
+from rankdistill.export.runtime.text.tokens import Int32, Int64, PairEncoder
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.export.runtime.untrusted.bounded_files import read_json
+from rankdistill.export.runtime.untrusted.json_schema import Schema, Within, broken
+from rankdistill.export.runtime.untrusted.onnx_file import external_files
+from rankdistill.export.runtime.vectors import DTYPES, pack, prefix
 
 OUTPUT = "embedding"
 SPECIAL = 2  # [CLS] text [SEP]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from export.errors import UserError
-from export.runtime.read_files import Marks, check, kept, mark, marks_from, visible
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.event_files import Marks, check, kept, mark, marks_from, visible
 
 if sys.platform != "win32":
     import fcntl
@@ -96,7 +96,7 @@ class EventLog:
         """Append events, all or, where the disk fails, perhaps the first of them, and have them on disk on return.
 
         Args:
-            events: objects that JSON can hold; `distill.online.event` tells what a reader asks of one.
+            events: objects that JSON can hold; `rankdistill.online.events.event` tells what a reader asks of one.
 
         Returns:
             The cursor after them.

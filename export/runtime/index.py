@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import UserError
-from export.extras import require
-from export.runtime.scorer import Float32
-from export.runtime.shape import Schema, broken
-from export.runtime.vectors import pack
+from rankdistill.export.errors import UserError
+from rankdistill.export.extras import require
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.runtime.untrusted.json_schema import Schema, broken
+from rankdistill.export.runtime.vectors import pack
 
 KINDS = {"float32": ("cos", "f32"), "int8": ("cos", "i8"), "binary": ("hamming", "b1")}  # usearch's metric and type
 CONNECTIVITY, EXPANSION = 16, 128  # usearch's defaults; neighbours looked at while an item is added

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import BundleError, UserError
-from export.runtime.scorer import Float32
-from export.runtime.tokens import Int32
-from export.runtime.untrusted import read_json
+from rankdistill.export.errors import BundleError, UserError
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.runtime.text.tokens import Int32
+from rankdistill.export.runtime.untrusted.bounded_files import read_json
 
 ABOUT, VALUES, SCALES, OFFSETS, KEYS = "states.json", "values.npy", "scales.npy", "offsets.npy", "keys.npy"
 FORMAT = 1

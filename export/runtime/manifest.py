@@ -10,10 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from export.errors import BundleError
-from export.runtime.processor import abilities, meets
-from export.runtime.shape import Schema, Within, broken
-from export.runtime.untrusted import hash_file, parse_json, read_bytes
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.processor import abilities, meets
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file, parse_json, read_bytes
+from rankdistill.export.runtime.untrusted.json_schema import Schema, Within, broken
 
 FORMAT = 1  # raised when an older runtime could no longer read a bundle
 MANIFEST, SUMS, SIGNATURE = "manifest.json", "SHA256SUMS", "signature.json"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
 
-from export.runtime.manifest import Variant
-from export.runtime.scorer import Float32
+from rankdistill.export.runtime.manifest import Variant
+from rankdistill.export.runtime.scorer import Float32
 
 
 class Work(Protocol):

@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.errors import BundleError, UserError
-from export.runtime.item_states import StoredStates
-from export.runtime.kept_tokens import KeptTokens
-from export.runtime.manifest import SPLIT, TOKENIZER, Manifest, Variant, with_states
-from export.runtime.onnx_file import external_files
-from export.runtime.scorer import Float32, Pairs, PairScorer
-from export.runtime.shortener import Shortener
-from export.runtime.split_scorer import SplitScorer
-from export.runtime.threads import available_cores
-from export.runtime.tokens import SPECIAL, Int32, PairEncoder
+from rankdistill.export.errors import BundleError, UserError
+from rankdistill.export.runtime.item_states import StoredStates
+from rankdistill.export.runtime.manifest import SPLIT, TOKENIZER, Manifest, Variant, with_states
+from rankdistill.export.runtime.scorer import Float32, Pairs, PairScorer
+from rankdistill.export.runtime.split_scorer import SplitScorer
+from rankdistill.export.runtime.text.shortener import Shortener
+from rankdistill.export.runtime.text.token_cache import KeptTokens
+from rankdistill.export.runtime.text.tokens import SPECIAL, Int32, PairEncoder
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.export.runtime.untrusted.onnx_file import external_files
 
 KEEP_MB = 32.0  # of items' tokens: about 50,000 product titles
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from export.errors import ModelError
-from export.runtime.tokens import SPECIAL, Int32, PairEncoder
+from rankdistill.export.errors import ModelError
+from rankdistill.export.runtime.text.tokens import SPECIAL, Int32, PairEncoder
 
 Float32 = npt.NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.runtime.scorer import Float32
+from rankdistill.export.runtime.scorer import Float32
 
 SIGN = np.int64(0x7FFFFFFF)  # bits of a float32 but for its sign
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from export.runtime.item_states import ItemStates, StoredStates
-from export.runtime.kept import Kept
-from export.runtime.scorer import NAMES, Float32, Pairs, PairScorer, open_session
-from export.runtime.tokens import Int32, PairEncoder
+from rankdistill.export.runtime.item_states import ItemStates, StoredStates
+from rankdistill.export.runtime.scorer import NAMES, Float32, Pairs, PairScorer, open_session
+from rankdistill.export.runtime.text.text_cache import Kept
+from rankdistill.export.runtime.text.tokens import Int32, PairEncoder
 
 STATES = "states"  # of a text's tokens: what the lower graph gives
 QUERY_STATES, ITEM_STATES, ITEM_SCALES = "query_states", "item_states", "item_scales"

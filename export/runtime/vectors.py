@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import UserError
-from export.runtime.scorer import Float32
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.scorer import Float32
 
 DTYPES = ("float32", "int8", "binary")
 LARGEST = 127  # of an int8 vector's values, of both signs

@@ -1,1 +1,1 @@
-"""The bundle under live traffic: an HTTP service over `export.runtime`. Needs the extra `serve`."""
+"""The bundle under live traffic: an HTTP service over `rankdistill.export.runtime`. Needs the extra `serve`."""

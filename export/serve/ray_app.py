@@ -1,6 +1,6 @@
 """The service on Ray Serve, for those who outgrow one machine: each replica is a process with the bundle of its own.
 
-    serve run export.serve.ray_app:app bundle=BUNDLE replicas=2
+    serve run rankdistill.export.serve.ray_app:app bundle=BUNDLE replicas=2
     serve deploy ray.yaml
 
 Ray's proxies take the requests and pass each to one of the replicas; in a replica it goes the way of `ranker serve`:
@@ -16,10 +16,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from export.errors import UserError
-from export.extras import require
-from export.runtime.manifest import Manifest
-from export.serve.settings import Settings
+from rankdistill.export.errors import UserError
+from rankdistill.export.extras import require
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.serve.settings import Settings
 
 NAME = "Ranker"  # of the deployment, by which a configuration sets its replicas
 SPARE = 32  # requests beside those that wait: probes, and those that are told 429, which Ray would else hold back
@@ -105,9 +105,9 @@ def _builder(bundle: Path, settings: Settings, opened: bool) -> Callable[[], Fas
     """Return what a replica makes its application with."""
 
     def build() -> FastAPI:
-        from export.serve.app import create_app
-        from export.serve.request_log import start_logging
-        from export.serve.service import Service
+        from rankdistill.export.serve.http.app import create_app
+        from rankdistill.export.serve.http.request_log import start_logging
+        from rankdistill.export.serve.service import Service
 
         start_logging()
         tokens = settings.tokens.read()  # the replica's machine has its own environment and files

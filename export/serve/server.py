@@ -17,16 +17,16 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from export.errors import UserError
-from export.runtime.cascade import read_cascade
-from export.runtime.manifest import CASCADE, Manifest
-from export.serve.app import create_app
-from export.serve.commands import Commands, current
-from export.serve.protocol import bounded
-from export.serve.request_log import start_logging
-from export.serve.service import Service
-from export.serve.settings import Settings
-from export.serve.workers import Workers
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.cascade import read_cascade
+from rankdistill.export.runtime.manifest import CASCADE, Manifest
+from rankdistill.export.serve.http.app import create_app
+from rankdistill.export.serve.http.protocol import bounded
+from rankdistill.export.serve.http.request_log import start_logging
+from rankdistill.export.serve.service import Service
+from rankdistill.export.serve.settings import Settings
+from rankdistill.export.serve.worker_commands import Commands, current
+from rankdistill.export.serve.workers import Workers
 
 BACKLOG = 2048  # connections that wait to be accepted
 KEEP_ALIVE_S = 75  # between requests; longer than load balancers keep theirs, so that they are the ones who close

@@ -15,24 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.errors import UserError
-from export.runtime.cascade import Cascade
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.job import Answer, DeadlinePassed, QueueFull
-from export.runtime.manifest import MANIFEST
-from export.runtime.score_cache import Cached, ScoreCache, warm
-from export.runtime.swap import Model, Slot
-from export.runtime.threads import available_cores
-from export.runtime.trial import TrialBudget
-from export.runtime.untrusted import hash_file
-from export.runtime.worth import Worth
-from export.serve.commands import Commands
-from export.serve.head import Head
-from export.serve.loading import close_served, load_served, open_cache
-from export.serve.reload import Reload
-from export.serve.served import Served, ServedLevel
-from export.serve.settings import Reloading, Settings
-from export.serve.watch import open_source
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.cascade import Cascade
+from rankdistill.export.runtime.manifest import MANIFEST
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file
+from rankdistill.export.serve.caching.frequent_requests import Head
+from rankdistill.export.serve.caching.score_cache import Cached, ScoreCache, warm
+from rankdistill.export.serve.models.bundle_sources import open_source
+from rankdistill.export.serve.models.loading import close_served, load_served, open_cache
+from rankdistill.export.serve.models.model_slot import Model, Slot
+from rankdistill.export.serve.models.reload import Reload
+from rankdistill.export.serve.models.served_bundle import Served, ServedLevel
+from rankdistill.export.serve.models.trial import TrialBudget
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
+from rankdistill.export.serve.scheduling.job import Answer, DeadlinePassed, QueueFull
+from rankdistill.export.serve.scheduling.request_worth import Worth
+from rankdistill.export.serve.settings import Reloading, Settings
+from rankdistill.export.serve.worker_commands import Commands
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 logger = logging.getLogger("ranker")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from export.errors import UserError
-from export.runtime.policy import POLICIES
-from export.runtime.shape import Within, broken
-from export.yaml_file import read_yaml
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.untrusted.json_schema import Within, broken
+from rankdistill.export.serve.scheduling.policy import POLICIES
+from rankdistill.export.yaml_file import read_yaml
 
 SHORTEST_TOKEN = 16  # characters; a shorter one can be guessed
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can hold, without spaces
@@ -90,7 +90,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Queue:
-    """In which order requests are served (`export.runtime.policy`).
+    """In which order requests are served (`rankdistill.export.serve.scheduling.policy`).
 
     Attributes:
         policy: fifo, priority, edf or sjf.
@@ -137,7 +137,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Govern:
-    """Moving along a cascade's levels with the load (`export.runtime.governor`).
+    """Moving along a cascade's levels with the load (`rankdistill.export.serve.models.governor`).
 
     Attributes:
         p99_ms: 99th percentile of the time to an answer that is to be held; null for one fixed level.
@@ -150,7 +150,7 @@ class Govern:
 
 @dataclass(frozen=True)
 class Reloading:
-    """Letting new bundles in while requests are answered (`export.serve.reload`).
+    """Letting new bundles in while requests are answered (`rankdistill.export.serve.models.reload`).
 
     Attributes:
         watch: folder or link that is looked at, or http(s) address of a tar archive; null for none.

@@ -18,10 +18,10 @@ from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from export.errors import UserError
-from export.serve.metrics import FOLDER
-from export.serve.request_log import write_line
-from export.serve.settings import Settings
+from rankdistill.export.errors import UserError
+from rankdistill.export.serve.http.metrics import FOLDER
+from rankdistill.export.serve.http.request_log import write_line
+from rankdistill.export.serve.settings import Settings
 
 RunFunction = Callable[[Path, Settings, socket.socket, Callable[[], None]], None]
 GRACE_S = 5.0  # beyond the time for draining, before a process is killed

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from cached_pairs import BY_PAIR, Candidate, Keys, Pages
 
-from export.host import describe_host
-from export.runtime import score_cache
-from export.runtime.score_cache import PAGE_BYTES, PAGE_ITEMS, ScoreCache
-from export.runtime.shared_scores import SharedScores
+from rankdistill.export.measure.host import describe_host
+from rankdistill.export.serve.caching import score_cache
+from rankdistill.export.serve.caching.redis_scores import SharedScores
+from rankdistill.export.serve.caching.score_cache import PAGE_BYTES, PAGE_ITEMS, ScoreCache
 
 ITEMS, QUERIES, ROOM = 40, 25_000, 10_000  # of a query; of the key space; pairs that the cache holds: 1%
 REQUESTS, PAIRS = 100_000, 1_000_000  # in a trace

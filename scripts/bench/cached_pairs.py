@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from export.runtime.score_cache import PAGE_BYTES, ScoreCache
+from rankdistill.export.serve.caching.score_cache import PAGE_BYTES, ScoreCache
 
 Keys = list[Any]
 

@@ -19,20 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from distill import prepare
-from distill.records import RankingData
-from distill.schema import MovieLensData
-from export.host import describe_host, versions
-from export.measure.cut_offs import Needs
-from export.measure.ladder import Asked, Lists, Stage, ladder, lost_share, walk
-from export.measure.quality import difference_interval, ranking_metrics, ratio_interval
-from export.runtime.bm25 import Bm25
-from export.runtime.cascade import Cascade, Level
-from export.runtime.manifest import Manifest
-from export.runtime.plan import score
-from export.runtime.ranker import Ranker
-from export.runtime.scorer import Float32
-from export.runtime.shortlist import Cut
+from rankdistill.data import sources
+from rankdistill.data.records import RankingData
+from rankdistill.export.measure.cascade_levels import Asked, Lists, Stage, ladder, lost_share, walk
+from rankdistill.export.measure.cut_offs import Needs
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import difference_interval, ranking_metrics, ratio_interval
+from rankdistill.export.runtime.bm25 import Bm25
+from rankdistill.export.runtime.cascade import Cascade, Level
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.runtime.plan import score
+from rankdistill.export.runtime.ranker import Ranker
+from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.runtime.shortlist import Cut
+from rankdistill.options import MovieLensData
 
 SPLITS, TRIALS, TIMED = ("dev", "test"), 200, 20
 TOLERANCES, CONFIDENCE, DEPTH = (0.01, 0.02, 0.05, 0.1), 0.95, 10
@@ -44,7 +44,7 @@ def lists_of(data: MovieLensData, candidates: int, folder: Path) -> RankingData:
     out = folder / f"data-{candidates}"
     if not out.is_dir():
         out.mkdir(parents=True)
-        prepare.locate(replace(data, candidates=candidates)).write(out)
+        sources.locate(replace(data, candidates=candidates)).write(out)
     return RankingData.open(out)
 
 

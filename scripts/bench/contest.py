@@ -49,9 +49,9 @@ class Contest:
 
 def load_pairs(prepared: Path, start: Path, max_length: int) -> dict[str, Any]:
     """Return each split's pairs by name."""
-    from distill.records import RankingData
-    from distill.tokens import PairTokens, TokenTable
-    from export.runtime.tokens import PairEncoder
+    from rankdistill.data.records import RankingData
+    from rankdistill.data.tokens import PairTokens, TokenTable
+    from rankdistill.export.runtime.text.tokens import PairEncoder
 
     table, encoder = TokenTable.open(prepared / "tokens"), PairEncoder.load(start, max_length)
     splits = RankingData.open(prepared / "data").splits
@@ -60,11 +60,11 @@ def load_pairs(prepared: Path, start: Path, max_length: int) -> dict[str, Any]:
 
 def train_ours(contest: Contest, turns: Turns) -> Any:
     """Train with this project; returns the model."""
-    from distill import losses
-    from distill.device import Device
-    from distill.schema import Fit, Train
-    from distill.train import train_ranker
-    from export.checkpoint import load_ranker
+    from rankdistill.export.torch_models.checkpoint import load_ranker
+    from rankdistill.losses import score_losses
+    from rankdistill.options import Fit, Train
+    from rankdistill.training.device import Device
+    from rankdistill.training.trainer import train_ranker
 
     train, pairs = Train(), load_pairs(contest.prepared, contest.start, contest.max_length)
     device = Device.resolve(train)
@@ -75,7 +75,7 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
 
     def loss(scores: Any, batch: Any) -> Any:
         turns.count(int(batch["mask"].sum()))
-        return losses.mse(scores, batch["teacher"], batch["mask"])
+        return score_losses.mse(scores, batch["teacher"], batch["mask"])
 
     turns.begin()
     if contest.begin == "teacher":
@@ -90,9 +90,9 @@ def train_ours(contest: Contest, turns: Turns) -> Any:
 
 def fitted(contest: Contest, pairs: Any, scores: Any, attention: str) -> Any:
     """Return the student that this project begins with: of the same layers, fitted to the teacher's states."""
-    from distill.models import read_config
-    from distill.schema import Student
-    from distill.student import initial_student
+    from rankdistill.models.model_files import read_config
+    from rankdistill.models.student import initial_student
+    from rankdistill.options import Student
 
     teacher = contest.prepared / "teacher"
     layers = json.loads((contest.start / LAYERS).read_text(encoding="utf-8"))
@@ -108,8 +108,8 @@ def train_theirs(contest: Contest, turns: Turns) -> Any:
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
     from transformers import TrainerCallback
 
-    from distill.records import RankingData
-    from export.checkpoint import load_ranker
+    from rankdistill.data.records import RankingData
+    from rankdistill.export.torch_models.checkpoint import load_ranker
 
     data = RankingData.open(contest.prepared / "data")
     split = data.splits["train"]
@@ -152,9 +152,9 @@ def take_part(contest: Contest, turns: Turns) -> dict[str, float]:
 
 def ndcg(model: Any, pairs: Any) -> float:
     """Return the mean nDCG@10 of a model on a split, in fp32."""
-    from distill.scores import score_rows
-    from export.measure.quality import ranking_metrics
-    from export.progress import Progress
+    from rankdistill.export.measure.quality import ranking_metrics
+    from rankdistill.export.progress import Progress
+    from rankdistill.training.scoring import score_rows
 
     split = pairs.split
     with Progress("score", split.pairs, "pairs") as bar:

@@ -17,23 +17,24 @@ from typing import Any, cast
 
 import numpy as np
 
-from distill import models, scores, student, teacher
-from distill.device import Device
-from distill.lessons import Lessons
-from distill.online.learning import Clock, Learning
-from distill.online.lists import Shown, tokenise
-from distill.online.origin import Origin
-from distill.online.replay import Old
-from distill.online.seen import SeenEvents
-from distill.online.state import State
-from distill.online.successor import save_checkpoint
-from distill.online.versions import Version
-from distill.records import Float32
-from distill.schema import Config, EncoderTeacher, Updating
-from distill.tokens import PairTokens
-from export.checkpoint import load_ranker
-from export.progress import Progress
-from export.runtime.tokens import PairEncoder
+from rankdistill.data.records import Float32
+from rankdistill.data.scored_pairs import Lessons
+from rankdistill.data.tokens import PairTokens
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import load_ranker
+from rankdistill.models import model_files, student, teacher
+from rankdistill.online.candidate import Clock, Learning
+from rankdistill.online.candidate_bundle import save_checkpoint
+from rankdistill.online.events.labelled_lists import Shown, tokenise
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.origin import Origin
+from rankdistill.online.replay import Old
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import Version
+from rankdistill.options import Config, EncoderTeacher, Updating
+from rankdistill.training import scoring as scores
+from rankdistill.training.device import Device
 
 DEV = 50  # lists that choose a teacher's best evaluation
 COST, DONE = "cost.json", "done.json"
@@ -79,7 +80,7 @@ def distil(lists: Sequence[Shown], config: Config, work: Path) -> Distilled:
     """
     tuned = config.teacher
     assert isinstance(tuned, EncoderTeacher)
-    begin = models.locate_model(config.teacher.model, config.teacher.sha256)
+    begin = model_files.locate_model(config.teacher.model, config.teacher.sha256)
     encoder = PairEncoder.load(begin, config.teacher.max_length)
     apart = set(np.random.default_rng(config.seed).choice(len(lists), size=DEV, replace=False).tolist())
     pairs, dev = (
@@ -101,7 +102,7 @@ def distil(lists: Sequence[Shown], config: Config, work: Path) -> Distilled:
 
     scored, cost["scores"] = _made(work / "scores" / taught, score_pairs)
     lessons = Lessons(pairs, scores.read(scored), scores.scale(scored))
-    layers = student.choose_layers(config.student.layers, int(models.read_config(theirs)["num_hidden_layers"]))
+    layers = student.choose_layers(config.student.layers, int(model_files.read_config(theirs)["num_hidden_layers"]))
 
     def learn(out: Path) -> None:
         (out / "bundle").mkdir()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.measure.quality import difference_interval, mean_interval, ratio_interval
+from rankdistill.export.measure.quality import difference_interval, mean_interval, ratio_interval
 
 HOW: dict[str, Any] = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
 FROZEN, FULL = "frozen", "full"

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data import movielens
-from distill.data.event_table import LIKED, LOVED
-from distill.data.events import POPULARITY_POWER, Events
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
-from distill.online.lists import Shown
+from rankdistill.data import movielens
+from rankdistill.data.event_table import LIKED, LOVED
+from rankdistill.data.events import POPULARITY_POWER, Events
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch
+from rankdistill.online.events.labelled_lists import Shown
 
 OLD_USERS = 5  # one user in so many is of the old test set, and takes no part in anything else
 UNCOUNTED = 1000  # first events, which only tell what is popular

@@ -27,20 +27,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from hydra import compose, initialize_config_module
 
-from distill import cli, embedding_stages, gathering, making, pipeline, schema, teacher_stages
-from distill.embedder import text_encoder
-from distill.records import RankingData
-from distill.schema import Config, DistilledEmbed
-from distill.stages import Built, Store
-from export.embed_file import Job, embed_file
-from export.files import write_atomic
-from export.graph import FP32
-from export.host import describe_host, versions
-from export.measure.retrieval import NDCG, RECALL, RETRIEVAL
-from export.runtime.embedder import Embedder
-from export.runtime.processor import abilities
-from export.runtime.threads import available_cores
-from export.variants import served_int8
+from rankdistill import options
+from rankdistill.commands import distill
+from rankdistill.data.records import RankingData
+from rankdistill.embedder.embedder_model import text_encoder
+from rankdistill.export.batch.embed_file import Job, embed_file
+from rankdistill.export.files import write_atomic
+from rankdistill.export.graphs.graph_files import FP32
+from rankdistill.export.graphs.variants import served_int8
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.retrieval import NDCG, RECALL, RETRIEVAL
+from rankdistill.export.runtime.embedder import Embedder
+from rankdistill.export.runtime.processor import abilities
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.options import Config, DistilledEmbed
+from rankdistill.pipeline import data_stages, embedder_stages, experiment, model_stages, teacher_stages
+from rankdistill.store.stages import Built, Store
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -61,7 +63,7 @@ class _Kept:
         self.stages: dict[str, Built] = {}
 
     def keep(self, role: str, built: Built) -> Built:
-        """See `distill.run.Run`."""
+        """See `rankdistill.pipeline.run_folder.Run`."""
         self.stages[role] = built
         print(f"  {role}: {built.key}, {built.seconds:.0f} s", flush=True)
         return built
@@ -72,29 +74,29 @@ def composed(work: Path, name: str, folder: str, kind: str, overrides: list[str]
     arguments = [f"experiment={EXPERIMENTS[name]}", f"embed={kind}", f"runs={work}", *overrides]
     if folder:
         arguments += ["data=beir", f"data.path={folder}"]
-    with initialize_config_module("distill.conf", version_base="1.3"):
-        return cli.convert(compose("config", overrides=arguments))
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return distill.convert(compose("config", overrides=arguments))
 
 
 def make(config: Config) -> dict[str, Built]:
     """Make the stages of an embedder, and what it stands on; returns them by role."""
     run, store = _Kept(), Store(Path(config.runs) / "stages")
     source = teacher_stages.locate_teacher(config)
-    embedding_stages.locate(config, source)
-    data = run.keep("data", making.data(store, config))
-    embedded = run.keep("embeddings", gathering.embeddings(store, data, source))
+    embedder_stages.locate(config, source)
+    data = run.keep("data", model_stages.data(store, config))
+    embedded = run.keep("embeddings", data_stages.embeddings(store, data, source))
     if not isinstance(config.embed, DistilledEmbed):
-        embedding_stages.keep(run, store, config, data, None, None, source)
+        embedder_stages.keep(run, store, config, data, None, None, source)
         return run.stages
-    tokens = run.keep("tokens", making.tokens(store, config, data, source))
-    references = pipeline._references(run, store, config, data, source, embedded)
-    warm = pipeline._warm(run, store, config, data, tokens, source, embedded, references)
+    tokens = run.keep("tokens", model_stages.tokens(store, config, data, source))
+    references = experiment._references(run, store, config, data, source, embedded)
+    warm = experiment._warm(run, store, config, data, tokens, source, embedded, references)
     teacher = run.keep("teacher", teacher_stages.teacher(store, config, data, tokens, source, warm, references))
-    scores = run.keep("scores", making.scores(store, config, data, tokens, teacher))
-    pairs, drawn = pipeline._unlabelled(run, store, config, data, tokens, embedded, source), None
+    scores = run.keep("scores", model_stages.scores(store, config, data, tokens, teacher))
+    pairs, drawn = experiment._unlabelled(run, store, config, data, tokens, embedded, source), None
     if pairs is not None:
-        drawn = pairs, making.drawn_scores(store, config, data, tokens, teacher, pairs)
-    embedding_stages.keep(run, store, config, data, scores, drawn, source)
+        drawn = pairs, model_stages.drawn_scores(store, config, data, tokens, teacher, pairs)
+    embedder_stages.keep(run, store, config, data, scores, drawn, source)
     return run.stages
 
 
@@ -176,7 +178,7 @@ def main() -> None:
     parser.add_argument("--no-speed", action="store_true", help="measure quality alone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    schema.register()
+    options.register()
     result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"sets": {}}
     for each in arguments.set:
         name, _, folder = each.partition("=")

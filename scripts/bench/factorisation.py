@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from kept_runs import MAIN
 
-from distill.models import RUN
-from distill.records import RankingData
-from distill.scores import score_rows
-from distill.tokens import PairTokens, TokenTable
-from distill.vocabulary import count_shown
-from export.checkpoint import load_ranker
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.quality import agreement, ranking_metrics
-from export.progress import Progress
-from export.runtime.tokens import PairEncoder
+from rankdistill.data.records import RankingData
+from rankdistill.data.tokens import PairTokens, TokenTable
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import agreement, ranking_metrics
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import load_ranker
+from rankdistill.models.model_files import RUN
+from rankdistill.models.vocabulary import count_shown
+from rankdistill.training.scoring import score_rows
 
 UNSEEN = 0.01  # occurrences of a word that is never shown: nearly nothing, but no vector is of no matter
 

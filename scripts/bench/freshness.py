@@ -31,13 +31,14 @@ from drift_report import FROZEN, FULL, System, compared, forgotten, over_frozen,
 from drift_stream import Plan, Stream, read_games, read_movielens, stream_of
 from hydra import compose, initialize_config_module
 
-from distill import cli, schema
-from distill.online import cli as update_cli
-from distill.online.lists import Shown
-from distill.schema import Config, Updating
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.quality import ranking_metrics
+from rankdistill import options as options_
+from rankdistill.commands import distill
+from rankdistill.commands import update as update_cli
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.online.events.labelled_lists import Shown
+from rankdistill.options import Config, Updating
 
 SLICE = 500  # events between two updates
 PLANS = {
@@ -67,9 +68,9 @@ RECIPE = [  # of the frozen student and of every full distillation
 
 def config_of(overrides: Sequence[str]) -> Config:
     """Return a run's options."""
-    schema.register()
-    with initialize_config_module("distill.conf", version_base="1.3"):
-        return cli.convert(compose("config", overrides=[*overrides]))
+    options_.register()
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return distill.convert(compose("config", overrides=[*overrides]))
 
 
 def updating_of(overrides: Sequence[str]) -> Updating:

@@ -26,16 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from export.bench import golden_requests
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.budget import Budget
-from export.measure.gate import judge
-from export.measure.quality import ranking_metrics
-from export.measure.recorded import quality_estimates
-from export.measure.subject import compare
-from export.runtime import Ranker
-from export.runtime.threads import available_cores
+from rankdistill.export.files import write_atomic
+from rankdistill.export.gate.budget import Budget
+from rankdistill.export.gate.decision import judge
+from rankdistill.export.gate.estimates import quality_estimates
+from rankdistill.export.gate.measurements import compare
+from rankdistill.export.measure.bench import golden_requests
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.export.runtime import Ranker
+from rankdistill.export.runtime.threads import available_cores
 
 LOSS, QUERIES, CANDIDATES, ITEMS = 0.005, 1000, 20, 20
 SPEED = Budget.of({"require": ["cpu_ratio <= 1.02"], "time_limit": 60}, "speed")

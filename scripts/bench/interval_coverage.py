@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.intervals import difference_interval, mean_interval, ratio_interval
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.intervals import difference_interval, mean_interval, ratio_interval
 
 CONFIDENCE, NUMBERS = 0.95, (2, 5, 10, 20, 50, 200)
 Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_rel, wilcoxon
 
-from export.files import write_atomic
-from export.graph import STATES
-from export.measure import evaluation
-from export.measure.intervals import difference_interval, ratio_interval
-from export.measure.recorded import LEADS
+from rankdistill.export.files import write_atomic
+from rankdistill.export.gate.estimates import LEADS
+from rankdistill.export.graphs.graph_files import STATES
+from rankdistill.export.measure.intervals import difference_interval, ratio_interval
+from rankdistill.export.report import evaluation
 
 HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
 MAIN = "ndcg@10"

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from export.host import describe_host, versions
+from rankdistill.export.measure.host import describe_host, versions
 
 TIMED = {"p50_ms", "p95_ms", "p99_ms", "pairs_per_s", "cpu_ms_per_query", "peak_rss_mb"}
 
@@ -37,7 +37,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start the experiment in a process group of its own."""
-    command = [sys.executable, "-m", "distill", *arguments]
+    command = [sys.executable, "-m", "rankdistill", *arguments]
     log = (folder / "log").open("ab")
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 

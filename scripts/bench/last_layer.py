@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from export.files import write_atomic
-from export.host import describe_host, versions
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
 
 STUDENTS = ("l1_h384", "l1_h256", "l1_h128", "l2_h384", "l2_h256", "l2_h128", "l3_h384", "l6_h384")
 CALLS, ROUNDS = 5, 60
@@ -31,14 +31,14 @@ def write_checkpoint(student: str, out: Path) -> None:
     from hydra import compose, initialize_config_module
     from transformers import BertConfig
 
-    from distill import schema
-    from distill.sweep import plugins
-    from export.checkpoint import save_ranker
-    from export.cls_only import ClsOnlyBert
+    from rankdistill import options as options_
+    from rankdistill.export.torch_models.checkpoint import save_ranker
+    from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+    from rankdistill.sweep import plugins
 
-    schema.register()
+    options_.register()
     plugins.register()
-    with initialize_config_module("distill.conf", version_base="1.3"):
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
         options = compose("config", [f"student={student}"]).student
     heads = options.heads or options.hidden_size // 32
     torch.manual_seed(0)
@@ -54,9 +54,9 @@ def write_graphs(checkpoint: Path, out: Path) -> dict[str, Path]:
     import onnx
     from safetensors.numpy import load_file
 
-    from export.bert_graph import WEIGHTS, GraphBuilder, buildable
-    from export.quantize import quantize_graph
-    from export.runtime.scorer import OUTPUT
+    from rankdistill.export.graphs.bert_graph import WEIGHTS, GraphBuilder, buildable
+    from rankdistill.export.quantization.dynamic import quantize_graph
+    from rankdistill.export.runtime.scorer import OUTPUT
 
     found = {}
     for name, keyless in (("with keys", False), ("without", True)):

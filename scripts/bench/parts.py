@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.runtime.manifest import CASCADE, MANIFEST, STAGES
-from export.runtime.untrusted import hash_file
+from rankdistill.export.runtime.manifest import CASCADE, MANIFEST, STAGES
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file
 
 SUMS = "SHA256SUMS"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.measure.pareto import front
+from rankdistill.export.measure.pareto import front
 
 POINTS = ((0.995, 5), (0.99, 15), (0.97, 30), (0.94, 60))  # retention at a speed-up over the teacher in PyTorch
 LIFTS = ((0.97, 5), (0.9, 15))  # lift kept at a speed-up

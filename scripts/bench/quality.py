@@ -30,8 +30,8 @@ import numpy as np
 import points
 from kept_runs import BASELINES, Record, compare, differing, judge, values
 
-from export.files import write_atomic
-from export.host import describe_host
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host
 
 EXPERIMENTS = {  # the recipe of each set: conf/experiment
     "movielens": "histories", "amazon_games": "histories", "crowdflower": "product_search", "wikiqa": "passages",
@@ -176,7 +176,7 @@ def make(options: argparse.Namespace, job: Job, folder: Path | None) -> Record:
     log = options.work / "logs" / f"{job.name}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
-        arguments = [sys.executable, "-m", "distill", *command(job, folder, options)]
+        arguments = [sys.executable, "-m", "rankdistill", *command(job, folder, options)]
         code = subprocess.run(arguments, cwd=options.work, stdout=file, stderr=file, check=False).returncode
     found = kept(options, job)
     if code or found is None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from distill.models import RUN
-from distill.records import RankingData
-from export.files import write_atomic
-from export.host import versions
-from export.measure import predictions
-from export.measure.quality import agreement, mean_interval, ranking_metrics, ratio_interval
-from export.runtime.processor import machine
-from export.variants import served_int8
+from rankdistill.data.records import RankingData
+from rankdistill.export.files import write_atomic
+from rankdistill.export.graphs.variants import served_int8
+from rankdistill.export.measure import predictions
+from rankdistill.export.measure.host import versions
+from rankdistill.export.measure.quality import agreement, mean_interval, ranking_metrics, ratio_interval
+from rankdistill.export.runtime.processor import machine
+from rankdistill.models.model_files import RUN
 
 METRIC = "ndcg@10"
 HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}

@@ -77,7 +77,7 @@ def tools(bundle: Path, exported: Path, cores: int) -> dict[str, Rank]:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, pipeline
 
-    from export.runtime import Ranker
+    from rankdistill.export.runtime import Ranker
 
     fresh, kept = Ranker.load(bundle, keep_mb=0), Ranker.load(bundle)
     name = fresh.variant.file
@@ -154,8 +154,8 @@ def time_tools(found: dict[str, Rank], lists: Lists, rounds: int) -> dict[str, A
 
 def overhead(bundle: Path, lists: Lists, rounds: int) -> dict[str, float]:
     """Return microseconds a pair of bare engine calls, scoring tokens and tokenising, on one thread, interleaved."""
-    from export.runtime import Ranker
-    from export.runtime.kept_tokens import KeptTokens
+    from rankdistill.export.runtime import Ranker
+    from rankdistill.export.runtime.text.token_cache import KeptTokens
 
     ranker = Ranker.load(bundle, threads=1)
     scorer, encoder = ranker._scorer, ranker._encoder
@@ -236,7 +236,7 @@ def main() -> None:
         print(json.dumps(measure(spec)))
         return
     options = parser.parse_args()
-    from export.host import describe_host, versions
+    from rankdistill.export.measure.host import describe_host, versions
 
     results = []
     for bundle in options.bundle:

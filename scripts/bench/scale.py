@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.stages import Stage, Store
-from export.host import describe_host, versions
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.store.stages import Stage, Store
 
 CANDIDATES = 50
 WORDS = 5000
@@ -67,24 +67,25 @@ def write_model(folder: Path) -> None:
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from distill import making, schema, teacher_stages
-from distill.stages import Store
+from rankdistill import options
+from rankdistill.pipeline import model_stages, teacher_stages
+from rankdistill.store.stages import Store
 def peak():
     line = next(l for l in open('/proc/self/status') if l.startswith('VmHWM'))
     return int(line.split()[1]) / 1e3
-config = schema.Config(name='scale', data=schema.BeirData(path=sys.argv[1]),
-    teacher=schema.CrossEncoderTeacher(model=sys.argv[2], max_length=48),
-    student=schema.Student(layers=1, hidden_size=32, max_length=48), train=schema.Train(score_batch=256))
+config = options.Config(name='scale', data=options.BeirData(path=sys.argv[1]),
+    teacher=options.CrossEncoderTeacher(model=sys.argv[2], max_length=48),
+    student=options.Student(layers=1, hidden_size=32, max_length=48), train=options.Train(score_batch=256))
 store = Store(Path(sys.argv[3]))
-import distill.teacher, distill.scores, distill.tokens
+import rankdistill.models.teacher, rankdistill.training.scoring, rankdistill.data.tokens
 import torch
 found = {'start': {'seconds': 0, 'peak_mb': peak()}}
 source = teacher_stages.locate_teacher(config)
 teacher = teacher_stages.teacher(store, config, None, None, source, None, {})
 for name, make in (
-    ('data', lambda: making.data(store, config)),
-    ('tokens', lambda: making.tokens(store, config, made['data'], source)),
-    ('teacher scores', lambda: making.scores(store, config, made['data'], made['tokens'], teacher)),
+    ('data', lambda: model_stages.data(store, config)),
+    ('tokens', lambda: model_stages.tokens(store, config, made['data'], source)),
+    ('teacher scores', lambda: model_stages.scores(store, config, made['data'], made['tokens'], teacher)),
 ):
     made = globals().setdefault('made', {})
     start = time.perf_counter()

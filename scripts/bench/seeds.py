@@ -28,17 +28,21 @@ import numpy as np
 import pyarrow as pa
 from hydra import compose, initialize_config_module
 
-from distill import baselines, cli, floor, making, measuring, models, pipeline, schema, teacher_stages
-from distill.monitor import METRIC
-from distill.records import RankingData, RankingLayout
-from distill.schema import Config
-from distill.stages import Built, Store
-from export.errors import UserError
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure import predictions
-from export.measure.intervals import difference_interval
-from export.measure.quality import agreement, ranking_metrics
+from rankdistill import options
+from rankdistill.baselines import floor, simple_rankers
+from rankdistill.commands import distill
+from rankdistill.data.records import RankingData, RankingLayout
+from rankdistill.export.errors import UserError
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure import predictions
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.intervals import difference_interval
+from rankdistill.export.measure.quality import agreement, ranking_metrics
+from rankdistill.models import model_files
+from rankdistill.options import Config
+from rankdistill.pipeline import experiment, measure_stages, model_stages, teacher_stages
+from rankdistill.store.stages import Built, Store
+from rankdistill.training.monitor import METRIC
 
 HOW = {"confidence": 0.95, "resamples": 10_000, "seed": 0}
 LIBRARIES = ("rankdistill", "torch", "transformers", "onnxruntime", "numpy")
@@ -59,8 +63,8 @@ class Stages(dict[str, Built]):
 
 def config_of(overrides: Sequence[str], work: Path) -> Config:
     """Return the configuration that these overrides make."""
-    with initialize_config_module("distill.conf", version_base="1.3"):
-        return cli.convert(compose("config", overrides=[*overrides, f"runs={work}"]))
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return distill.convert(compose("config", overrides=[*overrides, f"runs={work}"]))
 
 
 def measure(config: Config, teacher_only: bool) -> Row:
@@ -68,8 +72,8 @@ def measure(config: Config, teacher_only: bool) -> Row:
     run, store = Stages(), Store(Path(config.runs) / "stages")
     start = time.perf_counter()
     try:
-        taught = pipeline.teach(run, store, config)
-        made = None if teacher_only else pipeline.distil(run, store, config, taught)
+        taught = experiment.teach(run, store, config)
+        made = None if teacher_only else experiment.distil(run, store, config, taught)
     except UserError as error:
         return {"stopped": str(error), "student": "student" in run, "seconds": round(time.perf_counter() - start, 1)}
     row: Row = {"seconds": {role: round(built.seconds, 1) for role, built in run.items()}}
@@ -77,10 +81,10 @@ def measure(config: Config, teacher_only: bool) -> Row:
     row |= dev_of(config, run, records)
     split = records.splits[config.measure.split]
     grades = (split.grade, split.offsets)
-    simple = run.keep("baselines", measuring.baselines(
+    simple = run.keep("baselines", measure_stages.baselines(
         store, config, taught.data, taught.source, taught.embedded, config.measure.split, None
     ))  # fmt: skip
-    of_simple = {n: ranking_metrics(s, *grades)[METRIC] for n, s in baselines.read(simple.folder).items()}
+    of_simple = {n: ranking_metrics(s, *grades)[METRIC] for n, s in simple_rankers.read(simple.folder).items()}
     scored = {"teacher": scores_of(store, config, "teacher", taught.data, taught.teacher)}
     if made is not None:
         scored["student"] = scores_of(store, config, "student", made.read.data, made.student)
@@ -97,12 +101,12 @@ def measure(config: Config, teacher_only: bool) -> Row:
 
 def scores_of(store: Store, config: Config, model: str, data: Built, built: Built) -> np.ndarray:
     """Return a model's scores of the measured split: of the teacher in fp32, of the student as it is served."""
-    graphs = making.graphs(store, config, data, built, model)
-    systems = [each for each, _ in measuring.systems(config, built, graphs, built, graphs)]
+    graphs = model_stages.graphs(store, config, data, built, model)
+    systems = [each for each, _ in measure_stages.systems(config, built, graphs, built, graphs)]
     precision = "fp32" if model == "teacher" else systems[-1].precision
     wanted = (model, "onnxruntime", precision)
     system = next(each for each in systems if (each.model, each.engine, each.precision) == wanted)
-    return predictions.read(measuring.predictions(store, config, data, system, built).folder)
+    return predictions.read(measure_stages.predictions(store, config, data, system, built).folder)
 
 
 def dev_of(config: Config, run: Stages, records: RankingData) -> Row:
@@ -143,9 +147,9 @@ def write_random_encoder(config: Config, folder: Path, seed: int) -> None:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from distill.teacher import copy_tokenizer
+    from rankdistill.models.teacher import copy_tokenizer
 
-    source = models.locate_model(config.teacher.model, config.teacher.sha256, config.teacher.revision)
+    source = model_files.locate_model(config.teacher.model, config.teacher.sha256, config.teacher.revision)
     torch.manual_seed(seed)
     AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(folder)
     copy_tokenizer(source, folder)
@@ -153,7 +157,7 @@ def write_random_encoder(config: Config, folder: Path, seed: int) -> None:
 
 def shuffle_labels(config: Config, seed: int) -> None:
     """Make the data stage and shuffle the grades of each training list."""
-    built = making.data(Store(Path(config.runs) / "stages"), config)
+    built = model_stages.data(Store(Path(config.runs) / "stages"), config)
     split = RankingData.open(built.folder).splits["train"]
     grades, rng = split.grade.copy(), np.random.default_rng(seed)
     for first, last in zip(split.offsets[:-1], split.offsets[1:], strict=True):
@@ -223,7 +227,7 @@ def main() -> None:
     parser.add_argument("--teacher-only", action="store_true", help="make no students")
     parser.add_argument("overrides", nargs="*", help="of distill")
     arguments = parser.parse_args()
-    schema.register()
+    options.register()
     content: Row = {"overrides": arguments.overrides, "rows": {}}
     if arguments.out.exists():
         content = json.loads(arguments.out.read_text(encoding="utf-8"))

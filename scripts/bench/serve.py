@@ -23,12 +23,12 @@ import parts
 from load import Call, Load, Mix, Sample, percentile, poisson
 from service import Process, serving
 
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.quiet import alone
-from export.runtime.ranker import Ranker
-from export.runtime.score_cache import PAGE_BYTES, PAGE_ITEMS
-from export.runtime.threads import available_cores
+from rankdistill.export.files import write_atomic
+from rankdistill.export.machine_lock import alone
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.ranker import Ranker
+from rankdistill.export.runtime.threads import available_cores
+from rankdistill.export.serve.caching.score_cache import PAGE_BYTES, PAGE_ITEMS
 
 TEXTS, SKEW, REPEATS = 40, 0.9, 3
 WAKE = 20  # requests that are not timed

@@ -31,8 +31,8 @@ import numpy as np
 from load import Call, Load, Mix, Sample, percentile, poisson
 from service import Process, free_port, serving
 
-from export.files import write_atomic
-from export.host import describe_host, versions
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
 
 TEXTS, SKEW, PATH = 20, 0.9, "/rerank"
 CLASSES = {"high": 0.2, "normal": 0.3, "low": 0.5}

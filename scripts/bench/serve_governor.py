@@ -21,10 +21,10 @@ import parts
 from load import Call, Load, Mix, Sample, poisson
 from service import serving
 
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.quiet import alone
-from export.runtime.cascade import Cascade
+from rankdistill.export.files import write_atomic
+from rankdistill.export.machine_lock import alone
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.cascade import Cascade
 
 TEXTS, SKEW, PATH = 40, 0.9, "/rerank"
 STEPS = (0.5, 2.0, 0.5)

@@ -28,10 +28,10 @@ import parts
 from load import Call, Load, Mix, percentile, poisson
 from service import Process, serving
 
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.quiet import alone
-from export.runtime.manifest import Manifest
+from rankdistill.export.files import write_atomic
+from rankdistill.export.machine_lock import alone
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.manifest import Manifest
 
 TEXTS, SKEW, PATH = 40, 0.9, "/rerank"
 LADDER = (0.3, 0.5, 0.7, 0.8, 0.9)

@@ -26,9 +26,9 @@ import parts
 from load import Mix
 from service import serving
 
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.runtime.ranker import Ranker
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.ranker import Ranker
 
 TEXTS, SKEW = 20, 0.9
 QUERIES = 50  # that the load asks, over and over: what it knows of one model must never answer for another

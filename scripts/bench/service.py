@@ -87,7 +87,7 @@ def serving(
         command = [
             sys.executable,
             "-c",
-            "from export.cli import main; main()",
+            "from rankdistill.export.commands.main import main; main()",
             "serve",
             str(bundle),
             "--config",

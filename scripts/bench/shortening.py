@@ -21,18 +21,19 @@ import numpy.typing as npt
 import yaml
 from kept_runs import HOW, MAIN
 
-from distill import inputs, scores, tokens
-from distill.gathering import word_weights
-from distill.models import RUN
-from distill.records import RankingData
-from distill.rules import KEEPS
-from distill.schema import Input
-from export.checkpoint import load_ranker
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.quality import agreement, difference_interval, ranking_metrics
-from export.progress import Progress
-from export.runtime.tokens import PairEncoder
+from rankdistill.data import shortened_items, tokens
+from rankdistill.data.records import RankingData
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import agreement, difference_interval, ranking_metrics
+from rankdistill.export.progress import Progress
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import load_ranker
+from rankdistill.models.model_files import RUN
+from rankdistill.options import Input
+from rankdistill.options.ranges import KEEPS
+from rankdistill.pipeline.data_stages import word_weights
+from rankdistill.training import scoring
 
 SPLIT = "dev"
 
@@ -61,7 +62,7 @@ class Teacher:
             pairs = tokens.PairTokens(records.splits[SPLIT], tokens.TokenTable.open(Path(folder)), encoder)
             model = load_ranker(str(self.folder), cls_only=True)
             with Progress("score", len(pairs), "pairs") as bar:
-                found = scores.score_rows(model, pairs, np.arange(len(pairs)), batch_size=64, bf16=False, bar=bar)
+                found = scoring.score_rows(model, pairs, np.arange(len(pairs)), batch_size=64, bf16=False, bar=bar)
         return found, float(pairs.lengths.mean())
 
 
@@ -77,7 +78,7 @@ def measure(teacher: Teacher, words: list[int], keeps: list[str]) -> dict[str, A
         weights = word_weights(asked, records, teacher.folder, teacher.max_length, teacher.seed)
         for number in words:
             with tempfile.TemporaryDirectory() as folder:
-                inputs.write(teacher.data, Input(words=number, keep=keep), weights, Path(folder))
+                shortened_items.write(teacher.data, Input(words=number, keep=keep), weights, Path(folder))
                 found, length = teacher.score(Path(folder))
             after = ranking_metrics(found, split.grade, split.offsets)[MAIN]
             rows.append({

@@ -22,7 +22,7 @@ NOT_COUNTED = ("pip", "setuptools", "pkg_resources", "_distutils_hack")  # what 
 PROBE = """
 import json, resource, sys, time
 start = time.perf_counter()
-from export.runtime import Ranker
+from rankdistill.export.runtime import Ranker
 imported = time.perf_counter()
 ranker = Ranker.load(sys.argv[1])
 loaded = time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
     result: dict[str, Any] = {name: round(statistics.median(probe[name] for probe in probes), 3) for name in names}
     result |= {"heavy": probes[0]["heavy"], "site_packages_mb": round(size / 1e6, 1)}
     if options.out:
-        from export.host import describe_host
+        from rankdistill.export.measure.host import describe_host
 
         content = {"command": sys.argv[1:], "host": describe_host(), "packages": listed, "result": result}
         options.out.write_text(json.dumps(content, indent=2) + "\n")

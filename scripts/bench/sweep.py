@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from export.host import describe_host, versions
+from rankdistill.export.measure.host import describe_host, versions
 
 
 def run(arguments: list[str], folder: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def run(arguments: list[str], folder: Path) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     start, before = time.monotonic(), os.times()
     with (folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "distill", "-m", *arguments]
+        command = [sys.executable, "-m", "rankdistill", "-m", *arguments]
         code = subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=False).returncode
     wall, after = time.monotonic() - start, os.times()
     if code:

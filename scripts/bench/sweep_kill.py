@@ -22,7 +22,7 @@ from typing import Any
 
 from kill import quality
 
-from export.host import describe_host, versions
+from rankdistill.export.measure.host import describe_host, versions
 
 LAUNCHER = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.tries=50"]
 KILLS_A_SWEEP = 5
@@ -32,7 +32,7 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start a sweep of two jobs at once."""
     folder.mkdir(exist_ok=True)
     log = (folder / "log").open("ab")
-    command = [sys.executable, "-m", "distill", "-m", *arguments, *LAUNCHER]
+    command = [sys.executable, "-m", "rankdistill", "-m", *arguments, *LAUNCHER]
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
 
 

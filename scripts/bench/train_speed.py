@@ -7,7 +7,7 @@ from one checkpoint, learns the same pairs from the same teacher scores with the
 of the logits, and the same max_length. It begins as so many layers of an encoder with a new head, or with
 `--begin teacher` as so many of the teacher's layers, which is how this project makes students:
 
-- rankdistill: `distill.train.train_ranker` as the stages call it, groups and rates those of conf/teacher/minilm.yaml
+- rankdistill: `training.trainer.train_ranker` as the stages call it, groups and rates those of conf/teacher/minilm.yaml
   for a plain encoder with a new head, or of conf/student for a student; embeddings of the encoder's width stay as they
   are (`train.freeze_embeddings`). A student's weights are first fitted to its teacher's states, within its time;
 - sentence-transformers: CrossEncoderTrainer with MSELoss and CrossEncoderTrainingArguments' defaults (batches of 8,
@@ -49,16 +49,16 @@ SETTINGS = {"group_size": int, "batch_groups": int, "learning_rate": float, "hea
 
 def prepare(data: Path, run: Path | None, max_length: int, folder: Path) -> dict[str, Any]:
     """Read the data, tokenise them and have a teacher score the training pairs; returns how, and its nDCG@10."""
-    from distill import teacher, tokens
-    from distill.data import beir
-    from distill.device import Device
-    from distill.models import locate_model
-    from distill.records import RankingData
-    from distill.schema import EncoderTeacher, Fit, Train
-    from distill.scores import score_rows
-    from export.checkpoint import load_ranker
-    from export.progress import Progress
-    from export.runtime.tokens import PairEncoder
+    from rankdistill.data import beir, tokens
+    from rankdistill.data.records import RankingData
+    from rankdistill.export.progress import Progress
+    from rankdistill.export.runtime.text.tokens import PairEncoder
+    from rankdistill.export.torch_models.checkpoint import load_ranker
+    from rankdistill.models import teacher
+    from rankdistill.models.model_files import locate_model
+    from rankdistill.options import EncoderTeacher, Fit, Train
+    from rankdistill.training.device import Device
+    from rankdistill.training.scoring import score_rows
 
     encoder = locate_model(ENCODER, None)
     for name in ("data", "tokens"):
@@ -94,11 +94,11 @@ def write_start(layers: int, teacher: Path | None, out: Path) -> None:
     import torch
     from transformers import set_seed
 
-    from distill.models import locate_model
-    from distill.student import build_student, choose_layers
-    from distill.teacher import copy_tokenizer
-    from export.checkpoint import save_ranker
-    from export.cls_only import ClsOnlyBert
+    from rankdistill.export.torch_models.checkpoint import save_ranker
+    from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+    from rankdistill.models.model_files import locate_model
+    from rankdistill.models.student import build_student, choose_layers
+    from rankdistill.models.teacher import copy_tokenizer
 
     encoder = locate_model(ENCODER, None)
     set_seed(SEED)
@@ -198,7 +198,7 @@ def main() -> None:
         fit = FITS[options.begin] | dict(map(setting, options.fit))
     except ValueError as error:
         parser.error(f"--fit {error}")
-    from export.host import describe_host, versions
+    from rankdistill.export.measure.host import describe_host, versions
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared"
@@ -240,7 +240,7 @@ def setting(text: str) -> tuple[str, float]:
 
 def asdict_train() -> dict[str, Any]:
     """Return this project's defaults of how the machine is used."""
-    from distill.schema import Train
+    from rankdistill.options import Train
 
     return asdict(Train())
 

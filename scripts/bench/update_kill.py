@@ -26,16 +26,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill.online import cli, report
-from distill.online.follow import follow
-from distill.online.origin import Origin
-from distill.online.state import State
-from distill.online.update import Published, first_version, open_published, run_update
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.runtime.event_log import EventLog
-from export.runtime.manifest import SUMS
-from export.successor import problems
+from rankdistill.commands import update, update_report
+from rankdistill.export.bundle.successor import problems
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.event_log import EventLog
+from rankdistill.export.runtime.manifest import SUMS
+from rankdistill.online.follow import follow
+from rankdistill.online.origin import Origin
+from rankdistill.online.update import Published, first_version, open_published, run_update
+from rankdistill.online.version_state import State
 
 WORDS = "red blue green small large old new fast slow round flat soft hard warm cold car boat lamp chair table".split()
 BATCH, SHOWN = 5, 4
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     log.mkdir()
     acknowledged.touch()
     paths = [f"events='{log}'", f"published='{folder / 'published'}'"]
-    config = cli.convert(cli.composed(str(options.model), [*paths, *OPTIONS]))
+    config = update.convert(update.composed(str(options.model), [*paths, *OPTIONS]))
     origin = Origin.find(options.model)
     published = open_published(config, origin)
     with published.locked():
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with acknowledged.open("a") as file:
         file.write("".join(f"last-{number}\n" for number in range(20)))
     with published.locked():
-        report.print_outcome(run_update(config, origin, published, threads=1))
+        update_report.print_outcome(run_update(config, origin, published, threads=1))
     watcher.stop()
     found = used_once(published, acknowledged)
     found["looks_at_what_is_served"], found["wrong_of_them"] = watcher.looks, watcher.wrong

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from distill.models import RUN
-from distill.online.labels import label_check
-from distill.records import RankingData, Split
-from distill.schema import HeadUpdate
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure import predictions
+from rankdistill.data.records import RankingData, Split
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure import predictions
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.models.model_files import RUN
+from rankdistill.online.label_check import label_check
+from rankdistill.options import HeadUpdate
 
 SHOWN = 8
 WINDOWS, USERS = (20, 50, 100, 200), (0.1, 0.2, 0.3, 0.4)

@@ -29,18 +29,18 @@ import numpy as np
 from load import Load, Mix, Sample, percentile, poisson
 from service import Process, serving
 
-from distill.models import RUN
-from distill.records import RankingData
-from export import quiet
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.runtime.event_log import EventLog
+from rankdistill.data.records import RankingData
+from rankdistill.export import machine_lock
+from rankdistill.export.files import write_atomic
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.runtime.event_log import EventLog
+from rankdistill.models.model_files import RUN
 
 TEXTS = 20  # items of a request
 SHOWN = 8  # items of an event
 OUTCOMES = ("skip", "click", "purchase")
 TURN_S = 5.0  # of calls that are drawn at a time
-COMMAND = "from distill.__main__ import update; update()"
+COMMAND = "from rankdistill.__main__ import update; update()"
 ENOUGH_S = 900.0
 
 
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="options of distill-update")
     options = parser.parse_args()
     os.environ.pop("RANKER_TOKENS", None)
-    with tempfile.TemporaryDirectory() as folder, contextlib.nullcontext() if options.beside else quiet.alone():
+    with tempfile.TemporaryDirectory() as folder, contextlib.nullcontext() if options.beside else machine_lock.alone():
         found = measure(options, Path(folder))
     print(json.dumps(found, indent=2))
     if options.out:

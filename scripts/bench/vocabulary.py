@@ -19,22 +19,22 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from distill import word_table
-from distill.models import RUN
-from distill.online.origin import Origin
-from distill.records import RankingData
-from distill.schema import Vocabulary
-from distill.tokens import PairTokens
-from distill.vocabulary import choose
-from export.checkpoint import load_ranker, save_ranker
-from export.files import write_atomic
-from export.host import describe_host, versions
-from export.measure.quality import difference_interval, ranking_metrics
-from export.onnx import write_graphs
-from export.runtime.manifest import TOKENIZER
-from export.runtime.processor import abilities
-from export.runtime.scorer import PairScorer
-from export.variants import served_int8
+from rankdistill.data.records import RankingData
+from rankdistill.data.tokens import PairTokens
+from rankdistill.export.files import write_atomic
+from rankdistill.export.graphs.variants import served_int8
+from rankdistill.export.measure.host import describe_host, versions
+from rankdistill.export.measure.quality import difference_interval, ranking_metrics
+from rankdistill.export.quantization.ranker_graphs import write_graphs
+from rankdistill.export.runtime.manifest import TOKENIZER
+from rankdistill.export.runtime.processor import abilities
+from rankdistill.export.runtime.scorer import PairScorer
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.models import pruned_embedding
+from rankdistill.models.model_files import RUN
+from rankdistill.models.vocabulary import choose
+from rankdistill.online.origin import Origin
+from rankdistill.options import Vocabulary
 
 METRIC = "ndcg@10"
 HOW = {"confidence": 0.95, "resamples": 10000, "seed": 0}
@@ -75,8 +75,8 @@ def prune(origin: Origin, min_count: int | None, out: Path) -> dict[str, Any]:
             Vocabulary(min_count, max_unknown=1.0), origin.bundle, origin.old.train, dev,
             size=model.config.vocab_size, width=model.config.hidden_size,
         )  # fmt: skip
-        word_table.cut(model, kept.ids, kept.unknown)
-        word_table.expand(model)
+        pruned_embedding.cut(model, kept.ids, kept.unknown)
+        pruned_embedding.expand(model)
         told = {"kept": kept.summary["kept"], "unknown": kept.summary["unknown"]}
     save_ranker(model, str(out))
     (out / TOKENIZER).write_bytes((origin.bundle / TOKENIZER).read_bytes())

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from export.finding import Finding
-from export.verify import verify
+from rankdistill.export.bundle.finding import Finding
+from rankdistill.export.bundle.verification import verify
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "RUST_BACKTRACE": "0", "PYTHONPATH": str(ROOT)}
@@ -117,4 +117,4 @@ def ranker(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "export.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "rankdistill.export.commands.main", *map(str, arguments)]

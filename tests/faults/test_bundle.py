@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from export.errors import BundleError
-from export.runtime.ranker import Ranker
-from export.signature import sign
+from rankdistill.export.bundle.signature import sign
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.ranker import Ranker
 from tests.faults import bundles
 
 pytestmark = pytest.mark.faults
@@ -89,7 +89,9 @@ def test_a_flipped_bit_is_one_finding_for_one_file(signed):
 
 
 def test_what_is_wrong_comes_first_and_no_damaged_graph_is_opened(signed, monkeypatch):
-    monkeypatch.setattr("export.verify.check_graph", lambda *_: pytest.fail("a damaged graph was opened"))
+    monkeypatch.setattr(
+        "rankdistill.export.bundle.verification.check_graph", lambda *_: pytest.fail("a damaged graph was opened")
+    )
     flip(signed / "onnx/model.onnx", 1000)
     found = list(bundles.verify(signed))
     assert [finding.ok for finding in found] == sorted(finding.ok for finding in found)
@@ -111,7 +113,7 @@ def test_verify_needs_no_training_stack(bundle):
     code = f"""
 import sys
 from pathlib import Path
-from export.verify import verify
+from rankdistill.export.bundle.verification import verify
 assert all(finding.ok for finding in verify(Path({str(bundle)!r})))
 print(sorted(set({HEAVY!r}) & set(sys.modules)))
 """

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from export import files
-from export.bundle import write_bundle
-from export.errors import BundleError, UserError
-from export.verify import verify
+from rankdistill.export import files
+from rankdistill.export.bundle.verification import verify
+from rankdistill.export.bundle.writer import write_bundle
+from rankdistill.export.errors import BundleError, UserError
 from tests.faults import bundles
 
 pytestmark = pytest.mark.faults
@@ -27,7 +27,7 @@ SECONDS, KILLS = 8, 10
 WRITE = """
 import sys
 from pathlib import Path
-from export.bundle import write_bundle
+from rankdistill.export.bundle.writer import write_bundle
 print("ready", flush=True)
 for _ in range(int(sys.argv[3])):
     write_bundle(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -108,9 +108,10 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_bundle(runs, tmp_path):
 DYING = """
 import os, sys
 from pathlib import Path
-from export import bundle, files
+from rankdistill.export import files
+from rankdistill.export.bundle import writer
 step, when = sys.argv[3:]
-owner = {"_write": bundle, "rmtree": files.shutil}.get(step, files)
+owner = {"_write": writer, "rmtree": files.shutil}.get(step, files)
 calm = getattr(owner, step)
 def die(*arguments, **options):
     if when == "after":
@@ -119,7 +120,7 @@ def die(*arguments, **options):
         next(Path(arguments[0]).glob("*.json")).unlink()
     os.kill(os.getpid(), 9)
 setattr(owner, step, die)
-bundle.write_bundle(Path(sys.argv[1]), Path(sys.argv[2]))
+writer.write_bundle(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import read_feedback
-from distill.schema.update import Events
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.options.update import Events
 
 pytestmark = pytest.mark.faults
 
@@ -21,8 +21,8 @@ KILLS = 20
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from export.runtime import event_log
-from export.runtime.event_log import EventLog
+from rankdistill.export.runtime import event_log
+from rankdistill.export.runtime.event_log import EventLog
 
 def write_slowly(file, content):
     for start in range(0, len(content), 60):  # the kernel would take a line whole, and no kill would ever tear one

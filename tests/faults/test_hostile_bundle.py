@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from export.errors import BundleError
-from export.unsafe import entries
+from rankdistill.export.bundle.unsafe_files import entries
+from rankdistill.export.errors import BundleError
 from tests.faults import bundles
 from tests.faults.bundles import check, edit, seal
 
@@ -183,7 +183,7 @@ def test_a_bundle_that_is_replaced_while_it_is_checked_is_not_called_wrong(hosti
     code = f"""
 import os, shutil
 from pathlib import Path
-from export import verify
+from rankdistill.export.bundle import verification as verify
 bundle = Path({str(hostile)!r})
 calm = verify._files
 def busy(*arguments):
@@ -194,7 +194,7 @@ def busy(*arguments):
     (bundle / "SHA256SUMS").write_text("")
     return calm(*arguments)
 verify._files = busy
-from export.cli import main
+from rankdistill.export.commands.main import main
 import sys
 sys.argv = ["ranker", "verify", str(bundle)]
 main()
@@ -206,7 +206,7 @@ main()
 
 
 def test_a_manifest_that_is_overwritten_while_it_is_checked_is_told(hostile, monkeypatch):
-    from export import verify as verify_
+    from rankdistill.export.bundle import verification as verify_
 
     content = (hostile / "manifest.json").read_bytes()
     checked = verify_.check_golden

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.errors import BundleError
-from export.runtime.manifest import Manifest
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.manifest import Manifest
 from tests.faults import bundles
 from tests.faults.bundles import check, edit, seal
 

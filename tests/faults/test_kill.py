@@ -20,7 +20,7 @@ KILLS = 4
 
 def start(arguments, folder):
     return subprocess.Popen(
-        [sys.executable, "-m", "distill", *arguments], cwd=folder, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "rankdistill", *arguments], cwd=folder, stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
 

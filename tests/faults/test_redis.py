@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.plan import OneModel
-from export.runtime.score_cache import PAGE_BYTES, Cached, ScoreCache
-from export.runtime.shared_scores import SharedScores
+from rankdistill.export.runtime.plan import OneModel
+from rankdistill.export.serve.caching.redis_scores import SharedScores
+from rankdistill.export.serve.caching.score_cache import PAGE_BYTES, Cached, ScoreCache
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.faults

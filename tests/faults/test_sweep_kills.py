@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from export.runtime.threads import available_cores
+from rankdistill.export.runtime.threads import available_cores
 from tests.integration import sweeps
 from tests.integration.commands import distill
 from tests.integration.sweeps import BOTH, newest, quality, record, sweep

@@ -19,7 +19,7 @@ SMALL = [
 
 def distill(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `distill` in a process of its own."""
-    command = [sys.executable, "-m", "distill", *arguments]
+    command = [sys.executable, "-m", "rankdistill", *arguments]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {})
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 

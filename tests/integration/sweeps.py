@@ -90,7 +90,7 @@ def student(grid: Path, layers: int) -> str:
 @contextmanager
 def started(arguments: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Start `distill`; what it says is in the folder's file "said". It is killed at the end if it is not done."""
-    command = [sys.executable, "-m", "distill", *arguments]
+    command = [sys.executable, "-m", "rankdistill", *arguments]
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, stdout=said, stderr=said, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.bundle_manifest import LEFT_OUT
-from export.card import write_card
-from export.measure import evaluation
-from export.runtime.manifest import Manifest
+from rankdistill.export.bundle.card import write_card
+from rankdistill.export.bundle.manifest_fields import LEFT_OUT
+from rankdistill.export.report import evaluation
+from rankdistill.export.runtime.manifest import Manifest
 from tests.integration.commands import table
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,12 @@ def manifest(bundle) -> dict:
 
 
 def ranker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "export.cli", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "rankdistill.export.commands.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_the_same_stages_give_the_same_bytes(run, bundle, tmp_path):

@@ -13,14 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
-from export.errors import BundleError
-from export.runtime.bm25 import Bm25
-from export.runtime.cascade import Cascade, Level
-from export.runtime.embedder import Embedder
-from export.runtime.plan import score
-from export.runtime.ranker import Ranker
-from export.runtime.shortlist import Cut
-from export.verify import verify
+from rankdistill.export.bundle.verification import verify
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.bm25 import Bm25
+from rankdistill.export.runtime.cascade import Cascade, Level
+from rankdistill.export.runtime.embedder import Embedder
+from rankdistill.export.runtime.plan import score
+from rankdistill.export.runtime.ranker import Ranker
+from rankdistill.export.runtime.shortlist import Cut
 from tests.faults.bundles import seal
 from tests.integration.commands import distill, newest_run, small, table
 from tests.serving import serving
@@ -47,7 +47,7 @@ def bundle(place) -> Path:
 
 
 def ranker(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export.cli", *arguments]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", *arguments]
     return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
 
 

@@ -126,7 +126,7 @@ def test_a_wheel_carries_the_configuration(tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     env = {"PYTHONPATH": str(target)}
     where = subprocess.run(
-        [sys.executable, "-c", "import distill, distill.conf as c; print(distill.__file__, c.__file__)"],
+        [sys.executable, "-c", "import rankdistill, rankdistill.conf as c; print(rankdistill.__file__, c.__file__)"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -136,4 +136,4 @@ def test_a_wheel_carries_the_configuration(tmp_path):
     done = distill("--cfg", "job", "student=l3_h384", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "layers: 3" in done.stdout
-    assert (target / "export/measure/report.html.j2").is_file()
+    assert (target / "export/report/report.html.j2").is_file()

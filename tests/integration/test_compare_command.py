@@ -19,7 +19,7 @@ EASY = np.linspace(0.2, 0.8, 30)
 
 
 def compare(*arguments, cwd=None, **environment):
-    command = [sys.executable, "-m", "export.cli", "compare", *map(str, arguments)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", "compare", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8", **environment}
     return subprocess.run(
         command, capture_output=True, encoding=environment["PYTHONIOENCODING"], timeout=120, cwd=cwd, env=environment

@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from export.errors import BundleError
-from export.measure.quality import ranking_metrics
-from export.runtime.embedder import Embedder
-from export.runtime.manifest import EMBEDDER
+from rankdistill.export.errors import BundleError
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.export.runtime.embedder import Embedder
+from rankdistill.export.runtime.manifest import EMBEDDER
 from tests.integration.commands import distill, newest_run, small, table
 from tests.serving import serving
 
@@ -40,7 +40,9 @@ def made(place):
 
 
 def ranker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "export.cli", *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "rankdistill.export.commands.main", *arguments], capture_output=True, text=True
+    )
 
 
 def test_the_table_has_every_form_of_the_vectors(place, beir):
@@ -116,8 +118,8 @@ def test_a_graph_of_other_weights_is_found_by_its_vectors(made, tmp_path):
     import onnx
     from onnx import numpy_helper
 
-    from export.bundle import sums_of
-    from export.runtime.untrusted import hash_file
+    from rankdistill.export.bundle.writer import sums_of
+    from rankdistill.export.runtime.untrusted.bounded_files import hash_file
 
     copy = tmp_path / "bundle"
     shutil.copytree(made, copy)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from distill.online.versions import Published
+from rankdistill.online.versions import Published
 from tests.event_rows import append, make_events
 from tests.serving import serving
 
@@ -30,7 +30,7 @@ OPTIONS = [
 def worker(model, folder):
     """A worker in a session of its own, as a service manager starts it."""
     paths = [f"events={folder / 'log'}", f"published={folder / 'published'}"]
-    code = "from distill.__main__ import update; update()"
+    code = "from rankdistill.__main__ import update; update()"
     with (folder / "worker.txt").open("w") as told:
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(model), *paths, "--follow", *OPTIONS], stdout=told, stderr=told,
@@ -68,7 +68,7 @@ def test_events_become_the_model_that_answers(bundle, tmp_path):
             assert key.startswith(httpx.get(served.url + "/info").json()["model_sha"])
             assert served.post("/rerank", query="red lamp", texts=["blue car", "red lamp"]).status_code == 200
         second = subprocess.run(
-            [sys.executable, "-c", "from distill.__main__ import update; update()", str(bundle.parent),
+            [sys.executable, "-c", "from rankdistill.__main__ import update; update()", str(bundle.parent),
              f"events={tmp_path / 'log'}", f"published={published.folder}", *OPTIONS],
             capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip

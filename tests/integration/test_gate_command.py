@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 
 def ranker(*arguments):
-    command = [sys.executable, "-m", "export.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
@@ -143,7 +143,7 @@ def test_a_baseline_is_compared_with_in_pairs(bundle, budget, tmp_path):
 
 
 def test_what_cannot_be_decided_is_inconclusive(bundle, budget):
-    from export.measure import evaluation
+    from rankdistill.export.report import evaluation
 
     rows = evaluation.read(bundle / "evaluation.json.gz")["models"]
     values = next(row for row in rows if row["model"] == "student" and row["precision"] == "int8")["quality"]["ndcg@10"]

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from export.host import has_bf16
-from export.measure.table import headline
+from rankdistill.export.measure.host import has_bf16
+from rankdistill.export.report.tradeoff_table import headline
 from tests.integration.commands import distill, newest_run, small, table
 
 PRECISIONS = ["fp32", "bf16"] if has_bf16() else ["fp32"]

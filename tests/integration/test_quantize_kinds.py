@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from export.graph import GRAPHS_FILE, INT8, INT8_AVX2
-from export.runtime.processor import abilities
-from export.variants import exact_files, served_int8
+from rankdistill.export.graphs.graph_files import GRAPHS_FILE, INT8, INT8_AVX2
+from rankdistill.export.graphs.variants import exact_files, served_int8
+from rankdistill.export.runtime.processor import abilities
 from tests.integration.commands import distill, newest_run, small, table
 
 FAST = ["budget=none", "measure.latency_queries=2", "measure.parity_queries=2"]
@@ -35,7 +35,7 @@ def run(folder, beir, encoder, kind):
 
 
 def verified(bundle):
-    command = [sys.executable, "-m", "export.cli", "verify", str(bundle)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", "verify", str(bundle)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.errors import BundleError
-from export.runtime import Ranker
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime import Ranker
 from tests.conftest import THINGS, WORDS
 
 pytestmark = pytest.mark.integration
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "pyarrow", "scipy", "jinja2",
-    "matplotlib", "tqdm", "filelock", "distill",
+    "matplotlib", "tqdm", "filelock",
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_a_closed_ranker_leaves_no_thread_and_says_that_it_is_closed(bundle):
 
 FORK = """
 import os, sys, threading, numpy as np
-from export.runtime import Ranker
+from rankdistill.export.runtime import Ranker
 pairs = [("red car", "fast red car"), ("红色 台灯", "红"), ("old", "café ☕"), ("", "")] * 6
 ranker = Ranker.load(sys.argv[1], threads=3)
 expected = ranker.score(pairs)
@@ -165,20 +165,21 @@ def test_it_loads_and_scores_where_the_training_stack_cannot_be_imported(bundle)
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {HEAVY!r}:
+        top, _, rest = name.partition('.')
+        if top in {HEAVY!r} or rest.split('.')[0] not in ('', 'export') and top == 'rankdistill':
             raise ImportError(name + ' must not be imported here')
 sys.meta_path.insert(0, Refuse())
-from export.runtime import Ranker
+from rankdistill.export.runtime import Ranker
 with Ranker.load({str(bundle)!r}) as ranker:
     assert len(ranker.rank("red car", ["old boat", "red car"])) == 2
-import export.verify
-assert all(finding.ok for finding in export.verify.verify(ranker.manifest.folder))
-import export.cli, json, pathlib
+import rankdistill.export.bundle.verification
+assert all(finding.ok for finding in rankdistill.export.bundle.verification.verify(ranker.manifest.folder))
+import rankdistill.export.commands.main, json, pathlib
 budget = pathlib.Path({str(bundle.parent / "b.yaml")!r})
 budget.write_text(json.dumps({{"require": ["retention >= 0.01", "p95_ms <= 9999"]}}))
 for command in (["gate", "--budget", str(budget)], ["bench", "--seconds", "0.1", "--least", "2"]):
     try:
-        export.cli.app([command[0], {str(bundle)!r}, *command[1:]])
+        rankdistill.export.commands.main.app([command[0], {str(bundle)!r}, *command[1:]])
     except SystemExit as end:
         assert end.code == 0, end.code
 """
@@ -190,7 +191,7 @@ def test_one_core_is_enough(bundle):
     code = """
 import os, sys, threading
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from export.runtime import Ranker
+from rankdistill.export.runtime import Ranker
 with Ranker.load(sys.argv[1]) as ranker:
     assert ranker.threads == 1
     ranker.rank("red car", ["old boat", "red car"])

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
-from export.errors import UserError
-from export.runtime import Ranker
-from export.serve.ray_app import NAME, app
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime import Ranker
+from rankdistill.export.serve.ray_app import NAME, app
 from tests.processes import command_lines
 
 pytestmark = pytest.mark.integration
@@ -142,7 +142,7 @@ def test_the_configuration_of_the_documentation_is_one_of_this_application(bundl
     block = DOCS.read_text(encoding="utf-8").partition("```yaml\n# ray.yaml")[2].partition("```")[0]
     schema = ServeDeploySchema.model_validate(yaml.safe_load(block))
     (application,) = schema.applications
-    assert application.import_path == "export.serve.ray_app:app"
+    assert application.import_path == "rankdistill.export.serve.ray_app:app"
     assert [deployment.name for deployment in application.deployments] == [NAME]
     monkeypatch.setenv("RANKER_TOKENS", TOKEN)
     assert app(application.args | {"bundle": str(bundle)}).__class__.__name__ == "Application"

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from export.runtime import Ranker
+from rankdistill.export.runtime import Ranker
 from tests.conftest import THINGS, WORDS
 from tests.serving import serving, start
 
@@ -230,7 +230,7 @@ def test_a_full_disk_under_the_log_holds_up_nobody(bundle, tmp_path):
     (tmp_path / "serve.yaml").write_text("log: {requests: true, texts: true}\n", encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "export.cli", "serve", bundle, "--port", str(port)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", "serve", bundle, "--port", str(port)]
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         process = subprocess.Popen(
             [*command, "--config", tmp_path / "serve.yaml"], stderr=full,

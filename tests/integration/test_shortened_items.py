@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from distill.records import RankingData
-from export.bench import golden_requests
-from export.measure import golden, latency, predictions
-from export.runtime import Ranker
-from export.runtime.manifest import GOLDEN, SHORTENER
-from export.runtime.shortener import Shortener
-from export.verify import verify
+from rankdistill.data.records import RankingData
+from rankdistill.export.bundle import golden
+from rankdistill.export.bundle.verification import verify
+from rankdistill.export.measure import latency, predictions
+from rankdistill.export.measure.bench import golden_requests
+from rankdistill.export.runtime import Ranker
+from rankdistill.export.runtime.manifest import GOLDEN, SHORTENER
+from rankdistill.export.runtime.text.shortener import Shortener
 from tests.faults.bundles import edit, seal
 from tests.integration.commands import distill, newest_run, small, table
 
@@ -158,7 +159,7 @@ def test_verify_finds_the_shortener_and_a_changed_one(made, tmp_path):
 
 
 def shorten(bundle, text):
-    command = [sys.executable, "-m", "export.cli", "shorten", str(bundle)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", "shorten", str(bundle)]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 

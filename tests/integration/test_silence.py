@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from export import SILENT
+from rankdistill.export import SILENT
 from tests.serving import serving
 from tests.unit.test_silence import environment, left
 
@@ -22,7 +22,7 @@ NOWHERE = "/proc/no-home"  # where nothing can be made, by root either
 
 
 def ranker(env: dict[str, str], *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "export.cli", *arguments]
+    command = [*before, sys.executable, "-m", "rankdistill.export.commands.main", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 

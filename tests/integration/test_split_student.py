@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.online.cli import run as update
-from distill.online.versions import Published
-from export.errors import UserError
-from export.replay import check_graph
-from export.runtime import Ranker
-from export.runtime.manifest import Manifest, with_states
-from export.verify import verify
+from rankdistill.commands.update import run as update
+from rankdistill.export.bundle.golden_replay import check_graph
+from rankdistill.export.bundle.verification import verify
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime import Ranker
+from rankdistill.export.runtime.manifest import Manifest, with_states
+from rankdistill.online.versions import Published
 from tests.conftest import THINGS, WORDS
 from tests.event_rows import append, make_events
 from tests.integration.commands import distill, newest_run, small, table
@@ -31,7 +31,7 @@ LONG = " ".join(WORDS)  # with a query longer than max_length=24
 
 
 def ranker(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "rankdistill.export.commands.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

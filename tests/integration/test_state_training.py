@@ -17,22 +17,25 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import schema, student, teacher_stages, tokens
-from distill.cli import convert
-from distill.cost import encoder_parameters
-from distill.data import beir as beir_data
-from distill.device import Device
-from distill.errors import ConfigError
-from distill.imitation import PROJECTIONS, imitating, unscored
-from distill.lessons import Lessons
-from distill.objective import weighted_loss
-from distill.records import RankingData
-from distill.schema import Attention, Embedding, Fit, Hidden, Kl, Relations, Student, Train
-from distill.state_terms import score_terms, state_terms
-from distill.sweep import plugins
-from distill.tokens import PairTokens, TokenTable
-from distill.train import train_ranker
-from export.runtime.tokens import PairEncoder
+from rankdistill import options
+from rankdistill.commands.distill import convert
+from rankdistill.data import beir as beir_data
+from rankdistill.data import tokens
+from rankdistill.data.records import RankingData
+from rankdistill.data.scored_pairs import Lessons
+from rankdistill.data.tokens import PairTokens, TokenTable
+from rankdistill.errors import ConfigError
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.losses.score_terms import weighted_loss
+from rankdistill.losses.state_terms import score_terms, state_terms
+from rankdistill.models import student
+from rankdistill.options import Attention, Embedding, Fit, Hidden, Kl, Relations, Student, Train
+from rankdistill.pipeline import teacher_stages
+from rankdistill.sweep import plugins
+from rankdistill.training.cost import encoder_parameters
+from rankdistill.training.device import Device
+from rankdistill.training.teacher_states import PROJECTIONS, imitating, unscored
+from rankdistill.training.trainer import train_ranker
 from tests.conftest import THINGS, WORDS, write_encoder
 from tests.faults.test_kill import kill_once
 from tests.integration.commands import distill, newest_run, small, table
@@ -188,7 +191,7 @@ def test_what_is_saved_is_an_ordinary_student(made, tmp_path, precision):
 TORCHRUN = """
 import sys, pathlib, torch
 from torch import distributed
-from distill import ranks
+from rankdistill import torchrun as ranks
 from tests.integration import test_state_training as t
 ranks.join()
 folder, out = map(pathlib.Path, sys.argv[1:])
@@ -237,9 +240,9 @@ def test_a_command_that_was_killed_ends_with_the_student_of_one_that_was_not(tmp
 
 
 def experiment(encoder, *overrides):
-    schema.register()
+    options.register()
     plugins.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
+    with initialize_config_module(version_base="1.3", config_module="rankdistill.conf"):
         return convert(
             compose(
                 "config",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from export.measure.runs import jobs_of
+from rankdistill.export.report.run_folders import jobs_of
 from tests.integration import sweeps
 from tests.integration.commands import distill, table
 from tests.integration.sweeps import BOTH, BROKEN, newest, quality, record, rows, stages, sweep

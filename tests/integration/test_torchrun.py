@@ -18,8 +18,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 SLOW_SECOND = """
 import os, sys, time
 from pathlib import Path
-from distill import ranks
-from distill.stages import Stage, Store
+from rankdistill import torchrun as ranks
+from rankdistill.store.stages import Stage, Store
 
 def build(out):
     rank = os.environ["RANK"]
@@ -33,7 +33,7 @@ ranks.part()  # as a run does: a process that ends in a group may be aborted by 
 
 
 def test_two_processes_finish_one_run(tmp_path, beir, encoder):
-    command = [*TORCHRUN, "-m", "distill", *small(beir, encoder)]
+    command = [*TORCHRUN, "-m", "rankdistill", *small(beir, encoder)]
     for _ in range(2):  # made, then reused
         done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

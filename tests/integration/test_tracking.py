@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill import tracking
-from distill.errors import TrackerError
-from distill.schema import MlflowTrack, NoTrack
-from distill.track_cli import choose
-from distill.tracker_uri import uri_problem, without_password
-from export.errors import UserError
+from rankdistill.commands.track import choose
+from rankdistill.errors import TrackerError
+from rankdistill.export.errors import UserError
+from rankdistill.options import MlflowTrack, NoTrack
+from rankdistill.options.tracker_uri import uri_problem, without_password
+from rankdistill.tracking import recorder
 
 pytest.importorskip("mlflow")
 pytestmark = pytest.mark.integration
@@ -117,7 +117,7 @@ def test_a_run_is_recorded_whole(track, runs):
     from mlflow import MlflowClient
 
     folder = make_run(runs / "small" / "t")
-    client, found = MlflowClient(track.uri), tracking.log_run(folder, track, None)
+    client, found = MlflowClient(track.uri), recorder.log_run(folder, track, None)
     run = client.get_run(found)
     assert (run.info.run_name, run.info.status) == ("t", "FINISHED")
     assert run.info.end_time - run.info.start_time == 12500
@@ -156,7 +156,7 @@ def test_a_run_is_recorded_whole(track, runs):
 
 def test_a_local_store_keeps_its_files_beside_it(track, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tracking.log_run(make_run(runs / "small" / "t"), track, None)
+    recorder.log_run(make_run(runs / "small" / "t"), track, None)
     (run,) = runs_in(track)
     database = Path(track.uri.removeprefix("sqlite:///"))
     assert run.info.artifact_uri.startswith((database.parent / "mlflow-artifacts").as_uri())
@@ -167,20 +167,20 @@ def test_recording_again_changes_nothing(track, runs):
     from mlflow import MlflowClient
 
     folder = make_run(runs / "small" / "t")
-    first = tracking.log_run(folder, track, None)
+    first = recorder.log_run(folder, track, None)
     moved = folder.rename(runs / "small" / "elsewhere")
-    assert tracking.log_run(moved, track, None) == first
+    assert recorder.log_run(moved, track, None) == first
     assert len(runs_in(track)) == len(versions_of(track)) == 1
     client = MlflowClient(track.uri)
     assert len(client.get_metric_history(first, "student.training/loss")) == len(STEPS)
     client.delete_run(first)
-    assert tracking.log_run(moved, track, None) != first
+    assert recorder.log_run(moved, track, None) != first
 
 
 @pytest.mark.parametrize(("status", "shown"), [("failed", "FAILED"), ("pruned", "KILLED"), ("running", "KILLED")])
 def test_a_run_without_a_result_has_no_bundle(status, shown, track, runs):
     folder = make_run(runs / "small" / "t", status, error="student.layers=99: allowed is 1 to 6")
-    tracking.log_run(folder, track, None)
+    recorder.log_run(folder, track, None)
     (run,) = runs_in(track)
     assert run.info.status == shown
     assert run.data.tags["error"] == "student.layers=99: allowed is 1 to 6"
@@ -190,20 +190,20 @@ def test_a_run_without_a_result_has_no_bundle(status, shown, track, runs):
 
 def test_a_job_that_was_tried_again_is_one_run(track, runs):
     folder = make_run(runs / "sweeps" / "s" / "0", "failed", error="killed")
-    first = tracking.log_run(folder, track, folder.parent)
-    assert tracking.log_run(make_run(folder), track, folder.parent) == first
+    first = recorder.log_run(folder, track, folder.parent)
+    assert recorder.log_run(make_run(folder), track, folder.parent) == first
     child = next(run for run in runs_in(track) if run.info.run_id == first)
     assert child.info.status == "FINISHED"
     assert "error" not in child.data.tags
-    other = tracking.log_run(make_run(folder, layers=3), track, folder.parent)
+    other = recorder.log_run(make_run(folder, layers=3), track, folder.parent)
     assert other != first, "parameters of an MLflow run cannot change"
 
 
 WORKER = """
 import os, sys
 from pathlib import Path
-from distill import tracking
-from distill.schema import MlflowTrack
+from rankdistill.tracking import recorder as tracking
+from rankdistill.options import MlflowTrack
 track = MlflowTrack(uri=sys.argv[1], experiment="together", model="ranker")
 for job in map(Path, sys.argv[2:]):
     tracking.log_run(job, track, job.parent)
@@ -225,9 +225,9 @@ def test_jobs_that_end_together_in_a_new_store_share_one_parent(runs):
         said = worker.communicate(timeout=120)[1]
         assert worker.returncode == 0, said
         assert said == "", "MLflow talks about its tables"
-    tracking.after_run(sweep / "4", track, sweep)
+    recorder.after_run(sweep / "4", track, sweep)
     (sweep / "sweep.csv").write_text("job\n", encoding="utf-8")
-    tracking.after_sweep(sweep, track)
+    recorder.after_sweep(sweep, track)
     found = runs_in(track)
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -242,10 +242,10 @@ def test_a_tracker_that_is_away_costs_seconds_and_a_line(runs, caplog):
     folder = make_run(runs / "small" / "t")
     away = MlflowTrack(uri="http://127.0.0.1:9", experiment="x")
     started = time.perf_counter()
-    with caplog.at_level(logging.INFO, logger="distill"):
-        tracking.after_run(folder, away, None)
+    with caplog.at_level(logging.INFO, logger="rankdistill"):
+        recorder.after_run(folder, away, None)
     assert time.perf_counter() - started < 15
-    told = [record for record in caplog.records if record.name.startswith("distill")]
+    told = [record for record in caplog.records if record.name.startswith("rankdistill")]
     (warning,) = [record.getMessage() for record in told if record.levelno >= logging.WARNING]
     assert "not recorded in MLflow: http://127.0.0.1:9" in warning
     assert "Connection refused" in warning
@@ -257,15 +257,17 @@ def test_a_tracker_that_is_away_costs_seconds_and_a_line(runs, caplog):
 @pytest.mark.parametrize(("uri", "said"), [("ftp://h", "allowed is sqlite"), ("sqlite:////proc/no/mlflow.db", "proc")])
 def test_a_tracker_that_cannot_be_is_an_error(uri, said, runs):
     with pytest.raises(TrackerError, match=said):
-        tracking.log_run(make_run(runs / "small" / "t"), MlflowTrack(uri=uri, experiment="x"), None)
+        recorder.log_run(make_run(runs / "small" / "t"), MlflowTrack(uri=uri, experiment="x"), None)
 
 
 def test_without_tracking_mlflow_is_not_imported(runs):
     folder = make_run(runs / "small" / "t")
     code = (
-        "import sys; from pathlib import Path; from distill import tracking, track_cli, validate; from distill.schema "
-        f"import NoTrack; tracking.after_run(Path({str(folder)!r}), NoTrack(), None); "
-        f"tracking.after_sweep(Path({str(folder.parent)!r}), NoTrack()); print('mlflow' in sys.modules)"
+        "import sys; from pathlib import Path; "
+        "from rankdistill.commands import track; from rankdistill.options import NoTrack; "
+        "from rankdistill.pipeline import validation; from rankdistill.tracking import recorder; "
+        f"recorder.after_run(Path({str(folder)!r}), NoTrack(), None); "
+        f"recorder.after_sweep(Path({str(folder.parent)!r}), NoTrack()); print('mlflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
@@ -273,8 +275,8 @@ def test_without_tracking_mlflow_is_not_imported(runs):
 
 
 def test_a_folder_without_a_record_is_passed_over(track, tmp_path, caplog):
-    tracking.after_run(tmp_path, track, None)
-    tracking.after_sweep(tmp_path, NoTrack())
+    recorder.after_run(tmp_path, track, None)
+    recorder.after_sweep(tmp_path, NoTrack())
     assert caplog.records == []
 
 
@@ -295,7 +297,7 @@ def test_what_a_uri_can_be(uri):
 
 
 def command(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from distill.__main__ import track; sys.argv[0] = 'distill-track'; track()"
+    code = "import sys; from rankdistill.__main__ import track; sys.argv[0] = 'distill-track'; track()"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ | (env or {}))
 

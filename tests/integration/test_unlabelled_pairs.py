@@ -71,8 +71,8 @@ def test_a_teacher_learns_what_the_baselines_know_together(tmp_path, beir, encod
 
 
 def found_ndcg(baselines, data):
-    from distill import floor
-    from distill.records import RankingData
+    from rankdistill.baselines import floor
+    from rankdistill.data.records import RankingData
 
     return {name: each.mean() for name, each in floor.read(baselines, RankingData.open(data).splits["dev"]).items()}
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from distill.online.cli import run
-from distill.online.state import State
-from distill.online.versions import Published
-from export.checkpoint import load_ranker
-from export.runtime import Ranker
-from export.runtime.manifest import Manifest
-from export.verify import verify
+from rankdistill.commands.update import run
+from rankdistill.export.bundle.verification import verify
+from rankdistill.export.runtime import Ranker
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.torch_models.checkpoint import load_ranker
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import Published
 from tests.event_rows import append, append_lines, flipped, make_events, nan_rating
 
 pytestmark = pytest.mark.integration
@@ -34,7 +34,7 @@ def tiny_run(bundle) -> Path:
 
 
 def command(*arguments, cwd):
-    code = "from distill.__main__ import update; update()"
+    code = "from rankdistill.__main__ import update; update()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=300,
@@ -111,7 +111,7 @@ def test_an_update_is_published_whole(folder, tiny_run):
 
 
 def _ndcg_of(bundle):
-    from export.measure import evaluation
+    from rankdistill.export.report import evaluation
 
     models = evaluation.read(bundle / "evaluation.json.gz")["models"]
     return next(m for m in models if m["model"] == "student" and m["precision"] == "fp32")["quality"]["ndcg@10"]

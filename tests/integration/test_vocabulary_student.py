@@ -16,17 +16,18 @@ from safetensors.numpy import load_file
 from sentence_transformers import CrossEncoder
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from distill import student, teacher, tokens
-from distill.data import beir as beir_data
-from distill.lessons import Lessons
-from distill.records import RankingData
-from distill.schema import EncoderTeacher, Fit, MarginMse, Student, Train, Vocabulary
-from distill.tokens import PairTokens, TokenTable
-from export.bert_graph import write_bert_graph
-from export.graph import FP32, INT8, INT8_AVX2, count_nodes
-from export.quantize import quantize_graph
-from export.runtime.scorer import PairScorer
-from export.runtime.tokens import PairEncoder
+from rankdistill.data import beir as beir_data
+from rankdistill.data import tokens
+from rankdistill.data.records import RankingData
+from rankdistill.data.scored_pairs import Lessons
+from rankdistill.data.tokens import PairTokens, TokenTable
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32, INT8, INT8_AVX2, count_nodes
+from rankdistill.export.quantization.dynamic import quantize_graph
+from rankdistill.export.runtime.scorer import PairScorer
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.models import student, teacher
+from rankdistill.options import EncoderTeacher, Fit, MarginMse, Student, Train, Vocabulary
 from tests.conftest import THINGS, WORDS, write_encoder
 
 pytestmark = pytest.mark.integration

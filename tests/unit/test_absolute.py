@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from export.measure.absolute import absolute_estimates
-from export.measure.duel import Times
+from rankdistill.export.gate.absolute import absolute_estimates
+from rankdistill.export.measure.paired_timing import Times
 
 BETWEEN, WITHIN = 0.016, 0.01  # standard deviations of a load's level and of a turn in it, in logarithms
 TURNS = 8  # of each row in a load

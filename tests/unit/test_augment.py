@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import augment, tokens
-from distill.data.beir import prepare
-from distill.errors import ConfigError
-from distill.lessons import Lessons, join, label_hard_negatives
-from distill.records import UNKNOWN, RankingData, Split
-from distill.schema import Draw
-from distill.tokens import PairTokens, TokenTable
-from export.runtime.tokens import PairEncoder
+from rankdistill.data import tokens, unlabelled_pairs
+from rankdistill.data.beir import prepare
+from rankdistill.data.records import UNKNOWN, RankingData, Split
+from rankdistill.data.scored_pairs import Lessons, join, label_hard_negatives
+from rankdistill.data.tokens import PairTokens, TokenTable
+from rankdistill.errors import ConfigError
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.options import Draw
 from tests.composing import composed
 from tests.conftest import write_beir
 
@@ -51,13 +51,13 @@ def drawn(tmp_path_factory, data, encoder):
     counts = Draw(bm25=3, embedding=4, random=5, item_queries=6, crossed_queries=7)
     vectors = unit(len(data.queries), 1), unit(len(data.items), 2)
     embed = lambda texts: unit(len(texts), 3)  # noqa: E731
-    augment.write(data, counts, PairEncoder.load(encoder, 24), vectors, embed, folder)
+    unlabelled_pairs.write(data, counts, PairEncoder.load(encoder, 24), vectors, embed, folder)
     return folder, vectors
 
 
 def test_no_pair_is_known_or_drawn_twice(data, drawn):
     judged = {(q, i) for q, i in zip(data.splits["train"].pair_query(), data.splits["train"].item, strict=True)}
-    split = Split.open(drawn[0] / augment.PAIRS)
+    split = Split.open(drawn[0] / unlabelled_pairs.PAIRS)
     found = list(zip(split.pair_query(), split.item, strict=True))
     assert len(found) == len(set(found)) > 0
     assert not judged & set(found)
@@ -65,7 +65,7 @@ def test_no_pair_is_known_or_drawn_twice(data, drawn):
 
 
 def test_dev_and_test_queries_get_none(data, drawn):
-    rows = set(Split.open(drawn[0] / augment.PAIRS).query.tolist())
+    rows = set(Split.open(drawn[0] / unlabelled_pairs.PAIRS).query.tolist())
     assert set(data.splits["train"].query.tolist()) < rows
     held_out = {*data.splits["dev"].query.tolist(), *data.splits["test"].query.tolist()}
     assert not rows & held_out
@@ -75,7 +75,7 @@ def test_dev_and_test_queries_get_none(data, drawn):
 def test_no_made_query_reads_like_one_that_is_judged(data, encoder, split):
     own = data.queries.texts(data.splits[split].query)
     made = [own[0], f"  {own[1].upper()} ", f"{own[0]} {own[1]}"]
-    assert augment.new_queries(made, data, PairEncoder.load(encoder, 24)) == made[2:]
+    assert unlabelled_pairs.new_queries(made, data, PairEncoder.load(encoder, 24)) == made[2:]
 
 
 def test_items_that_begin_like_a_test_query_make_no_query(tmp_path, encoder):
@@ -88,16 +88,16 @@ def test_items_that_begin_like_a_test_query_make_no_query(tmp_path, encoder):
     prepare(tmp_path / "beir", tmp_path, name="things", relevant=1, candidates=10, dev_fraction=0.1, seed=0)
     records = RankingData.open(tmp_path)
     counts, encoder = Draw(random=2, item_queries=20), PairEncoder.load(encoder, 24)
-    assert augment.make_queries(records, counts, np.random.default_rng(counts.seed)) == [text]
+    assert unlabelled_pairs.make_queries(records, counts, np.random.default_rng(counts.seed)) == [text]
     (tmp_path / "out").mkdir()
-    augment.write(records, counts, encoder, None, lambda texts: unit(len(texts), 3), tmp_path / "out")
+    unlabelled_pairs.write(records, counts, encoder, None, lambda texts: unit(len(texts), 3), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["made_queries"] == 0
 
 
 def test_counts_are_what_was_asked_for(data, drawn):
     summary = json.loads((drawn[0] / "summary.json").read_text())
     queries = summary["queries"] + summary["made_queries"]
-    assert summary["made_queries"] == len(augment.read_vectors(drawn[0])) > 7
+    assert summary["made_queries"] == len(unlabelled_pairs.read_vectors(drawn[0])) > 7
     assert summary["pairs"]["embedding"] == 4 * queries
     assert summary["pairs"]["random"] == 5 * queries
     assert 0 < summary["pairs"]["bm25"] <= 3 * queries
@@ -105,7 +105,7 @@ def test_counts_are_what_was_asked_for(data, drawn):
 
 def test_embedding_neighbours_are_the_nearest_left(data, drawn):
     folder, (queries, items) = drawn
-    split = Split.open(folder / augment.PAIRS)
+    split = Split.open(folder / unlabelled_pairs.PAIRS)
     known = {q: set() for q in split.query.tolist()}
     train = data.splits["train"]
     for q, i in zip(train.pair_query(), train.item, strict=True):
@@ -120,10 +120,10 @@ def test_embedding_neighbours_are_the_nearest_left(data, drawn):
 
 
 def test_made_queries_have_their_tokens(data, drawn, table, encoder):
-    pairs = augment.open_pairs(drawn[0], table, PairEncoder.load(encoder, 24))
-    from distill.records import TextTable
+    pairs = unlabelled_pairs.open_pairs(drawn[0], table, PairEncoder.load(encoder, 24))
+    from rankdistill.data.records import TextTable
 
-    texts = TextTable.open(drawn[0] / augment.QUERIES).texts()
+    texts = TextTable.open(drawn[0] / unlabelled_pairs.QUERIES).texts()
     row = len(data.queries) + 2
     expected = PairEncoder.load(encoder, 24).ids([texts[2]])[0]
     assert pairs.table.queries[row].tolist() == expected.tolist()
@@ -132,7 +132,7 @@ def test_made_queries_have_their_tokens(data, drawn, table, encoder):
 
 def test_made_queries_are_of_the_datas_words_and_lengths(data):
     counts = Draw(item_queries=10, crossed_queries=10)
-    made = augment.make_queries(data, counts, np.random.default_rng(0))
+    made = unlabelled_pairs.make_queries(data, counts, np.random.default_rng(0))
     own = [text.split() for text in data.queries.texts(data.splits["train"].query)]
     starts = {text[: len(query)] for text in data.items.texts() for query in made if text.startswith(query)}
     crossed = [query for query in made if query not in starts]
@@ -142,12 +142,12 @@ def test_made_queries_are_of_the_datas_words_and_lengths(data):
     for query in crossed:
         words = query.split()
         assert any(words[: len(one)] == one and words[len(one) :] == two for one, _ in halves for _, two in halves)
-    assert made == augment.make_queries(data, counts, np.random.default_rng(0))
+    assert made == unlabelled_pairs.make_queries(data, counts, np.random.default_rng(0))
 
 
 def test_a_few_items_that_are_nearly_all_that_is_shown_leave_room_for_others():
     shown = np.cumsum([0.2] * 5 + [1e-6] * 500)
-    neighbours = augment.Neighbours(None, None, shown / shown[-1], Draw(random=20))
+    neighbours = unlabelled_pairs.Neighbours(None, None, shown / shown[-1], Draw(random=20))
     drawn = [neighbours.draw("", None, np.zeros(0, np.int32), np.random.default_rng(n))["random"] for n in range(20)]
     assert all(len(set(rows.tolist())) == 20 and set(range(5)) < set(rows.tolist()) for rows in drawn)
 
@@ -166,7 +166,7 @@ class Texts(list):
 
 def test_a_character_of_chinese_is_a_word_of_a_made_query():
     data = texts_of(["红色的台灯", "usb 充电线"], ["黑色手机壳现代简约风格", "LED 台灯,暖光"])
-    made = augment.make_queries(data, Draw(item_queries=2, crossed_queries=60), np.random.default_rng(0))
+    made = unlabelled_pairs.make_queries(data, Draw(item_queries=2, crossed_queries=60), np.random.default_rng(0))
     # as many words as one of the queries: five, or four
     assert set(made[:2]) <= {"黑色手机壳", "黑色手机", "LED 台灯,暖", "LED 台灯,"}
     halves = ["红色的", "台灯"], ["usb 充", "电线"]
@@ -180,13 +180,13 @@ WRITTEN = st.text(st.sampled_from("ab 红灯カ,-\n"), max_size=20)
 @settings(max_examples=200, deadline=None)
 @given(WRITTEN, st.integers(0, 9), st.integers(0, 9))
 def test_parts_of_a_text_are_its_words_in_its_spelling(text, start, stop):
-    words = augment._Words.of(text)
+    words = unlabelled_pairs._Words.of(text)
     whole = " ".join(text.split())
     assert words.part(0, len(words)) == whole
     assert len(words) == sum(len(re.findall("[红灯カ]|[^红灯カ]+", word)) for word in text.split())
     part = words.part(start, stop)
     assert part in whole
-    assert len(augment._Words.of(part)) == len(range(len(words))[start:stop])
+    assert len(unlabelled_pairs._Words.of(part)) == len(range(len(words))[start:stop])
 
 
 @st.composite
@@ -243,7 +243,7 @@ def test_hard_negatives_stay_a_margin_below_the_least_relevant():
 def test_lessons_keep_each_pairs_score(data, drawn, table, encoder):
     pair_encoder = PairEncoder.load(encoder, 24)
     judged = PairTokens(data.splits["train"], table, pair_encoder)
-    more = augment.open_pairs(drawn[0], table, pair_encoder)
+    more = unlabelled_pairs.open_pairs(drawn[0], table, pair_encoder)
     value = lambda pairs: (pairs.query * 1000.0 + pairs.split.item).astype(np.float32)  # noqa: E731
     both = Lessons(judged, value(judged), "logit").with_drawn(
         Lessons(more, value(more), "logit"), 1, hard_negatives=1, margin=0.0

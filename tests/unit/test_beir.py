@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data import beir
-from distill.data.first_stage import BM25, terms
-from distill.errors import DataError
-from distill.records import SPLITS, RankingData
+from rankdistill.data import beir
+from rankdistill.data.bm25 import BM25, terms
+from rankdistill.data.records import SPLITS, RankingData
+from rankdistill.errors import DataError
 from tests.conftest import write_beir
 
 

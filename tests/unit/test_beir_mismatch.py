@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data.mismatch import alike, copies, text_key
-from distill.errors import DataError
-from distill.records import SPLITS
-from distill.rules import broken_rules
-from distill.schema import BeirData
+from rankdistill.data.mismatch import alike, copies, text_key
+from rankdistill.data.records import SPLITS
+from rankdistill.errors import DataError
+from rankdistill.options import BeirData
+from rankdistill.options.ranges import broken_rules
 from tests.conftest import write_beir
 from tests.unit.test_beir import lists, prepare, qrels
 

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import BundleError, UserError
-from export.measure.cut_offs import Needs, expected_loss, loss_bound
-from export.measure.ladder import Asked, Lists, Stage, ladder, lost_share, walk
-from export.runtime.bm25 import Bm25
-from export.runtime.cascade import Cascade, Level, read_cascade
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.manifest import Manifest
-from export.runtime.plan import score
-from export.runtime.ranker import Ranker
-from export.runtime.shortlist import Cut, Shortlist
+from rankdistill.export.errors import BundleError, UserError
+from rankdistill.export.measure.cascade_levels import Asked, Lists, Stage, ladder, lost_share, walk
+from rankdistill.export.measure.cut_offs import Needs, expected_loss, loss_bound
+from rankdistill.export.runtime.bm25 import Bm25
+from rankdistill.export.runtime.cascade import Cascade, Level, read_cascade
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.runtime.plan import score
+from rankdistill.export.runtime.ranker import Ranker
+from rankdistill.export.runtime.shortlist import Cut, Shortlist
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
 from tests.composing import composed
 
 FLOATS = st.floats(-1e4, 1e4, width=32)

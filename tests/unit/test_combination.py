@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import losses
-from distill.combination import RIDGE, Combination
-from distill.errors import TrainingError
-from distill.records import UNKNOWN, Split
+from rankdistill.baselines.combination import RIDGE, Combination
+from rankdistill.data.records import UNKNOWN, Split
+from rankdistill.errors import TrainingError
+from rankdistill.losses import score_losses
 
 
 def split_of(grades):
@@ -30,7 +30,7 @@ def loss_in_torch(split, logits, weights):
     """The mean over lists of `listwise_labels`, its constant entropy aside, with the ridge."""
     rows = [slice(*each) for each in zip(split.offsets[:-1], split.offsets[1:], strict=True)]
     of_lists = [
-        losses.listwise_labels(
+        score_losses.listwise_labels(
             torch.tensor(logits[each])[None],
             torch.tensor(split.grade[each])[None],
             torch.ones(1, len(logits[each]), dtype=torch.bool),

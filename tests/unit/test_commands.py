@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from export.errors import UserError
-from export.runtime.manifest import Manifest
-from export.runtime.untrusted import hash_file
-from export.serve.commands import Commands, current
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file
+from rankdistill.export.serve.worker_commands import Commands, current
 
 
 def write(folder, text):

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.errors import UserError
-from export.measure.comparison import between, compare, moved
-from export.measure.comparison_table import finding, print_comparison, print_differences, verdict_of
-from export.measure.overrides import shortest_tails, split, varied
-from export.measure.quality import difference_interval
-from export.measure.recorded import RESAMPLES, SEED
-from export.measure.runs import is_sweep, job, jobs_of, read
-from export.sweep import summarise
+from rankdistill.export.compare.comparison_rows import between, compare, moved
+from rankdistill.export.compare.comparison_table import finding, print_comparison, print_differences, verdict_of
+from rankdistill.export.compare.overrides import shortest_tails, split, varied
+from rankdistill.export.compare.sweep_files import summarise
+from rankdistill.export.errors import UserError
+from rankdistill.export.gate.estimates import RESAMPLES, SEED
+from rankdistill.export.measure.quality import difference_interval
+from rankdistill.export.report.run_folders import is_sweep, job, jobs_of, read
 from tests.run_folders import HOST, HOSTILE, write_record, write_run, write_sweep
 
 EASY = np.linspace(0.2, 0.8, 30)

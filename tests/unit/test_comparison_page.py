@@ -6,13 +6,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from export import sweep
-from export.errors import UserError
-from export.measure import comparison_page
-from export.measure.comparison import compare
-from export.measure.comparison_figures import LEAST_STEP, parallel, scatter, ticks
-from export.measure.comparison_page import write_csv, write_json, write_page
-from export.measure.runs import jobs_of, read
+from rankdistill.export.compare import comparison_page, sweep_files
+from rankdistill.export.compare.comparison_figures import LEAST_STEP, parallel, scatter, ticks
+from rankdistill.export.compare.comparison_page import write_csv, write_json, write_page
+from rankdistill.export.compare.comparison_rows import compare
+from rankdistill.export.errors import UserError
+from rankdistill.export.report.run_folders import jobs_of, read
 from tests.run_folders import HOST, HOSTILE, write_record, write_run, write_sweep
 
 EASY = np.linspace(0.2, 0.8, 30)
@@ -160,7 +159,7 @@ def test_the_same_comparison_gives_the_same_bytes(few, tmp_path):
 @pytest.mark.parametrize(("jobs", "failed"), [(1, []), (1, [0]), (3, [0, 1, 2]), (3, [1]), (60, [5])])
 def test_pages_of_any_number_of_runs(tmp_path, jobs, failed):
     folder = write_sweep(tmp_path / "s", jobs, failed=failed)
-    comparison = sweep.summarise(folder)
+    comparison = sweep_files.summarise(folder)
     page = Page((folder / "sweep.html").read_text(encoding="utf-8"))
     whole = jobs - len(failed)
     assert f"{whole} of {jobs} run" in page.text
@@ -286,7 +285,7 @@ def test_hostile_text_comes_back_from_the_table(hostile, tmp_path):
 def test_a_sweep_is_summed_up_in_its_folder(tmp_path):
     folder = write_sweep(tmp_path / "s", 4, failed=[2])
     (folder / "4").mkdir()  # a job that never began
-    comparison = sweep.summarise(folder)
+    comparison = sweep_files.summarise(folder)
     assert [row["job"] for row in comparison["rows"]] == ["0", "1", "2", "3"]
     assert (folder / "sweep.csv").is_file()
     assert (folder / "sweep.html").is_file()
@@ -297,8 +296,8 @@ def test_a_sweep_is_summed_up_in_its_folder(tmp_path):
 def test_a_sweep_of_runs_that_lie_elsewhere(tmp_path):
     folder = write_sweep(tmp_path / "s", 3)
     other = write_run(tmp_path / "other" / "0", EASY)
-    comparison = sweep.summarise(folder, [folder / "2", other, tmp_path / "none"])
+    comparison = sweep_files.summarise(folder, [folder / "2", other, tmp_path / "none"])
     assert [row["report"] for row in comparison["rows"]] == ["2/report.html", "../other/0/report.html"]
-    assert sweep.summarise(folder, [])["rows"] == []
+    assert sweep_files.summarise(folder, [])["rows"] == []
     with pytest.raises(UserError, match="is no sweep"):
-        sweep.summarise(tmp_path)
+        sweep_files.summarise(tmp_path)

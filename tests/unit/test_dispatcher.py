@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.job import DeadlinePassed, QueueFull
-from export.runtime.plan import OneModel, Step, score
-from export.runtime.policy import POLICIES, Urgency
+from rankdistill.export.runtime.plan import OneModel, Step, score
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
+from rankdistill.export.serve.scheduling.job import DeadlinePassed, QueueFull
+from rankdistill.export.serve.scheduling.policy import POLICIES, Urgency
 
 
 class Ranker:

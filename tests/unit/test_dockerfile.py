@@ -8,8 +8,8 @@ import shlex
 
 from typer.testing import CliRunner
 
-from export.cli import app
-from export.dockerfile import PINNED, write_dockerfile
+from rankdistill.export.bundle.dockerfile import PINNED, write_dockerfile
+from rankdistill.export.commands.main import app
 
 VERSIONS = {
     "rankdistill": "0.1.0",

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from distill.errors import DataError
-from distill.online.catalogue import Catalogue
-from distill.online.drift import Drift, event_values, shown_scores
-from distill.online.feedback import read_feedback
-from distill.records import UNKNOWN, Split
-from distill.rules import broken_rules
-from distill.schema.update import DriftSignal, Events
-from export.errors import UserError
+from rankdistill.data.records import UNKNOWN, Split
+from rankdistill.errors import DataError
+from rankdistill.export.errors import UserError
+from rankdistill.online.drift import Drift, event_values, shown_scores
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.options.ranges import broken_rules
+from rankdistill.options.update import DriftSignal, Events
 
 ITEMS, CHANGE, SEEDS = 10, 1000, 20
 
@@ -124,7 +124,7 @@ def test_what_was_stored_is_followed_on():
 
 
 def test_what_is_stored_is_bounded(monkeypatch):
-    monkeypatch.setattr("distill.online.drift.KEPT", 100)
+    monkeypatch.setattr("rankdistill.online.drift.KEPT", 100)
     drift = Drift(DriftSignal())
     drift.add(*outcomes(np.random.default_rng(0), 1000, 1.0))
     assert len(drift.as_dict()["models"]["m"]["values"]) == 100
@@ -202,7 +202,7 @@ def test_the_order_shown_may_stand_for_the_scores(tmp_path):
 
 def test_a_missing_river_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "river", None)
-    monkeypatch.setattr("export.extras.importlib.util.find_spec", lambda module: None)
+    monkeypatch.setattr("rankdistill.export.extras.importlib.util.find_spec", lambda module: None)
     with pytest.raises(UserError, match=r"pip install 'rankdistill\[online\]'"):
         Drift(DriftSignal())
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))
 import drift_stream
 from drift_stream import Plan, stream_of, swapped
 
-from distill.data.events import Events
+from rankdistill.data.events import Events
 
 USERS, ITEMS, EVENTS = 375, 30, 3000  # so many users that each leaves items unseen
 PLAN = Plan(keep=0.3, shown=6, titles=3, old=50, dev=0, most=120)

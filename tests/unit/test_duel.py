@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from export.measure import duel
-from export.measure.duel import Times, confidence_at, quantile_interval, ratio_and_interval
+from rankdistill.export.measure import paired_timing
+from rankdistill.export.measure.paired_timing import Times, confidence_at, quantile_interval, ratio_and_interval
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 16, 33, 200, 2000])
@@ -54,7 +54,7 @@ def test_too_few_loads_bound_nothing():
     for count in range(1, 12):
         _, (low, high) = ratio_and_interval(np.linspace(1, 2, count), 0.95)
         assert (low > 0) == (high < math.inf) == (2 * 0.5**count <= 0.05)
-    assert 1 - confidence_at(1, 0.95) >= 2 * 0.5**duel.FIRST_LOOK
+    assert 1 - confidence_at(1, 0.95) >= 2 * 0.5**paired_timing.FIRST_LOOK
 
 
 def test_the_intervals_of_a_ratio_and_of_its_inverse_are_one():
@@ -113,7 +113,7 @@ class Ranker:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(duel, "time", clock)
+    monkeypatch.setattr(paired_timing, "time", clock)
     return clock
 
 
@@ -121,7 +121,7 @@ REQUESTS = [("one", ["x"]), ("two", ["x"]), ("three", ["x"])]
 
 
 def fight(ranker, rival, *, seconds=60.0, decided=lambda times, look: True, progress=lambda share: None):
-    return duel.duel(ranker.load, rival.load, REQUESTS, seconds=seconds, decided=decided, progress=progress)
+    return paired_timing.duel(ranker.load, rival.load, REQUESTS, seconds=seconds, decided=decided, progress=progress)
 
 
 def gate(clock, rng, *, slower=1.0):
@@ -175,21 +175,21 @@ def test_the_ratio_of_a_bundle_to_itself_lies_outside_no_more_often_than_told(cl
 def test_both_are_loaded_anew_in_turn_and_closed_before_the_next(clock):
     log = []
     a, b = Ranker(clock, log), Ranker(clock, log)
-    assert fight(a, b).loads == duel.FIRST_LOOK
+    assert fight(a, b).loads == paired_timing.FIRST_LOOK
     handling = [(who, what) for who, what in log if what in ("load", "close")]
     first = [(a, "load"), (b, "load"), (b, "close"), (a, "close")]
     second = [(b, "load"), (a, "load"), (a, "close"), (b, "close")]
-    assert handling == (first + second) * (duel.FIRST_LOOK // 2)
+    assert handling == (first + second) * (paired_timing.FIRST_LOOK // 2)
 
 
 def test_turns_are_a_b_b_a_then_b_a_a_b_and_requests_taken_in_turn(clock):
     log = []
     a, b = Ranker(clock, log), Ranker(clock, log)
     fight(a, b)
-    turns, load = [], 2 * duel.WARM_UP + 8 * duel.PAIRS
+    turns, load = [], 2 * paired_timing.WARM_UP + 8 * paired_timing.PAIRS
     calls = [(who, what) for who, what in log if what not in ("load", "close")]
     for start in range(0, len(calls), load):
-        turns += calls[start + 2 * duel.WARM_UP : start + load]
+        turns += calls[start + 2 * paired_timing.WARM_UP : start + load]
     assert [who for who, _ in turns[:16]] == [a, b, b, a, b, a, a, b] * 2
     assert [query for _, query in turns[:24:4]] == ["one", "two", "three"] * 2
 
@@ -222,7 +222,7 @@ def test_slow_rankers_have_shorter_loads_and_at_least_one(clock):
     log = []
     times = fight(Ranker(clock, log, cost=0.6), Ranker(clock, log, cost=0.6), decided=lambda times, look: False)
     assert times.wall.shape[1] == 4 * times.loads  # one pair each
-    assert times.loads >= duel.FIRST_LOOK
+    assert times.loads >= paired_timing.FIRST_LOOK
     log = []
     times = fight(Ranker(clock, log, cost=100), Ranker(clock, log, cost=100), decided=lambda times, look: False)
     assert (times.loads, times.wall.shape[1]) == (1, 4)

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from distill.errors import ConfigError
-from export.bert_graph import write_bert_graph
-from export.checkpoint import save_ranker
-from export.cls_only import ClsOnlyBert
-from export.errors import GraphError
-from export.graph import FP32, FULL, INT8, INT8_AVX2, WEIGHT8, Graphs, count_nodes
-from export.int8 import FusedInt8, Int8, quantizable
-from export.node_groups import excluded, group_names, group_of, node_names
-from export.onnx import Weight8
-from export.runtime.processor import abilities
-from export.runtime.scorer import BatchScorer, PairScorer
-from export.runtime.tokens import PairEncoder
-from export.saturation import count_wide, saturating
-from export.smoothing import choose_remedies, products_of, quantized_error, smooth
-from export.tables import quantize_tables
-from export.variants import served_int8
-from export.weight8 import BLOCK, pack_blocks
+from rankdistill.errors import ConfigError
+from rankdistill.export.errors import GraphError
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32, FULL, INT8, INT8_AVX2, WEIGHT8, Graphs, count_nodes
+from rankdistill.export.graphs.node_groups import excluded, group_names, group_of, node_names
+from rankdistill.export.graphs.tables import quantize_tables
+from rankdistill.export.graphs.variants import served_int8
+from rankdistill.export.quantization.int8 import FusedInt8, Int8, quantizable
+from rankdistill.export.quantization.ranker_graphs import Weight8
+from rankdistill.export.quantization.saturation import count_wide, saturating
+from rankdistill.export.quantization.smoothing import choose_remedies, products_of, quantized_error, smooth
+from rankdistill.export.quantization.weight8 import BLOCK, pack_blocks
+from rankdistill.export.runtime.processor import abilities
+from rankdistill.export.runtime.scorer import BatchScorer, PairScorer
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
 from tests.composing import composed
 from tests.conftest import THINGS, WORDS, write_encoder
 
@@ -142,7 +142,7 @@ def test_an_outlier_channel_is_what_is_set_apart(graphs, feeds):
 
 def test_the_error_told_is_that_of_onnxruntimes_int8(graphs, feeds, tmp_path):
     """One product by itself, with its activation's range found and rounded by onnxruntime."""
-    from export.quantize import quantize_graph
+    from rankdistill.export.quantization.dynamic import quantize_graph
 
     rng = np.random.default_rng(0)
     sample, weights = rng.normal(size=(9, 24)).astype(np.float32), rng.normal(size=(24, 6)).astype(np.float32)

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from export.embed_file import Job, _plan, embed_file
-from export.embed_progress import EmbedProgress
-from export.errors import UserError
-from export.runtime.embedder import Embedder
-from export.text_file import count_rows, read_rows
+from rankdistill.export.batch.embed_file import Job, _plan, embed_file
+from rankdistill.export.batch.embed_progress import EmbedProgress
+from rankdistill.export.batch.text_file import count_rows, read_rows
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.embedder import Embedder
 from tests.embedders import load, texts, write_checkpoint, write_graphs
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,9 @@ def test_parts_of_another_input_or_another_wish_are_not_used(embedder, tmp_path,
     asked = job(tmp_path / "t.jsonl", tmp_path / "v.npy")
     real = Embedder.embed
     for change in ("input", "dtype"):
-        monkeypatch.setattr("export.embed_file._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(
+            "rankdistill.export.batch.embed_file._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             embed_file(embedder, asked, lambda _: None)
         monkeypatch.undo()
@@ -150,7 +152,7 @@ def test_parts_of_another_input_or_another_wish_are_not_used(embedder, tmp_path,
 
 
 def test_an_input_that_changed_between_its_ends_alone_is_another(embedder, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.embed_file.SAMPLE", 4)
+    monkeypatch.setattr("rankdistill.export.batch.embed_file.SAMPLE", 4)
     path, asked = tmp_path / "t.txt", job(tmp_path / "t.txt", tmp_path / "v.npy")
     path.write_text("begin red end.\n")
     before, status = _plan(embedder, asked), path.stat()
@@ -181,7 +183,7 @@ def test_progress_knows_how_many_rows_there_are(tmp_path, name):
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch):
     for terminal, wanted in ((True, "7/9"), (False, "embed: 7 of 9 texts, ")):
         told = io.StringIO()
-        monkeypatch.setattr("export.embed_progress.LINE_EVERY", 0.0)
+        monkeypatch.setattr("rankdistill.export.batch.embed_progress.LINE_EVERY", 0.0)
         with EmbedProgress(Console(file=told, force_terminal=terminal, width=100), 9) as progress:
             progress.update(7)
         assert wanted in told.getvalue()
@@ -233,9 +235,9 @@ def test_without_pyarrow_the_pip_command_is_named(embedder, tmp_path, monkeypatc
 CHILD = """
 import sys
 from pathlib import Path
-from export.embed_file import Job, _plan, embed_file
-from export.runtime.embedder import Embedder, TextEncoder
-from export.runtime.tokens import PairEncoder
+from rankdistill.export.batch.embed_file import Job, _plan, embed_file
+from rankdistill.export.runtime.embedder import Embedder, TextEncoder
+from rankdistill.export.runtime.text.tokens import PairEncoder
 
 folder = Path(sys.argv[1])
 encoder = TextEncoder(PairEncoder.load(Path(sys.argv[2]), 24))

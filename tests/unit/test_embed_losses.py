@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill.embed_losses import Lesson, embedder_loss, in_batch, margin_scale
-from distill.embed_training import choose_group
-from distill.schema import DistilledEmbed
+from rankdistill.embedder.embed_losses import Lesson, embedder_loss, in_batch, margin_scale
+from rankdistill.embedder.embed_training import choose_group
+from rankdistill.options import DistilledEmbed
 
 QUERIES, SIZE, WIDTH = 3, 4, 16
 OFF = DistilledEmbed(margin_mse=0.0, in_batch=0.0, similarity=0.0)

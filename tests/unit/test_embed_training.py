@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.device import Device
-from distill.embed_training import CHECKPOINT, Course, lesson, train
-from distill.embedder import TextEmbedder, embed, text_encoder, turn
-from distill.records import RankingData, Split, TextTable
-from distill.schema import BeirData, DistilledEmbed
-from export.runtime.vectors import prefix
+from rankdistill.data.records import RankingData, Split, TextTable
+from rankdistill.embedder.embed_training import CHECKPOINT, Course, lesson, train
+from rankdistill.embedder.embedder_model import TextEmbedder, embed, text_encoder, turn
+from rankdistill.export.runtime.vectors import prefix
+from rankdistill.options import BeirData, DistilledEmbed
+from rankdistill.training.device import Device
 from tests.conftest import write_beir
 
 DEVICE = Device("cpu", False, "eager")
@@ -24,12 +24,12 @@ OPTIONS = DistilledEmbed(
 
 @pytest.fixture(scope="module")
 def course(encoder, tmp_path_factory) -> Course:
-    from distill import prepare
+    from rankdistill.data import sources
 
     folder = tmp_path_factory.mktemp("course")
     write_beir(folder / "beir", queries=40, items=60)
     (folder / "data").mkdir()
-    prepare.locate(BeirData(path=str(folder / "beir"))).write(folder / "data")
+    sources.locate(BeirData(path=str(folder / "beir"))).write(folder / "data")
     records = RankingData.open(folder / "data")
     model = TextEmbedder.begin(encoder, "mean", None, "eager").eval()
     tokens = text_encoder(encoder, 24)
@@ -85,7 +85,7 @@ def test_it_learns_the_teachers_order(encoder, course, tmp_path):
 
 
 def test_a_training_that_was_stopped_ends_as_an_undisturbed_one(encoder, course, tmp_path, monkeypatch):
-    from distill import embed_training
+    from rankdistill.embedder import embed_training
 
     monkeypatch.setattr(embed_training, "KEEP_EVERY", 3)
     options = replace(OPTIONS, steps=8)
@@ -112,7 +112,7 @@ def test_a_training_that_was_stopped_ends_as_an_undisturbed_one(encoder, course,
 
 
 def test_made_queries_stand_behind_the_data_sets_own(course, tmp_path):
-    from distill.records import TEXT_SCHEMA, ArrowWriter
+    from rankdistill.data.records import TEXT_SCHEMA, ArrowWriter
 
     writer = ArrowWriter(tmp_path / "made.arrow", TEXT_SCHEMA)
     writer.add("made-0", "flat hat")

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.embedder import TextEmbedder, embed, principal_components, text_encoder
-from export.errors import UserError
-from export.graph import FP32, INT8
-from export.runtime.processor import abilities
-from export.runtime.vectors import pack, prefix
-from export.variants import served_int8
+from rankdistill.embedder.embedder_model import TextEmbedder, embed, principal_components, text_encoder
+from rankdistill.export.errors import UserError
+from rankdistill.export.graphs.graph_files import FP32, INT8
+from rankdistill.export.graphs.variants import served_int8
+from rankdistill.export.runtime.processor import abilities
+from rankdistill.export.runtime.vectors import pack, prefix
 from tests.conftest import write_encoder
 from tests.embedders import load, texts, write_checkpoint, write_graphs
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import read_feedback
-from distill.schema.update import Events
-from export.errors import UserError
-from export.runtime.event_log import Cursor, EventLog
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.event_log import Cursor, EventLog
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.options.update import Events
 
 
 def event(number):
@@ -181,7 +181,7 @@ def test_tables_that_come_late_or_are_written_anew_are_refused(tmp_path):
 
 
 def test_rows_that_come_before_those_that_were_read_are_refused(tmp_path, monkeypatch):
-    from distill.online import source
+    from rankdistill.online.events import source
 
     rows = [event(number) for number in range(3)]
     monkeypatch.setattr(source, "_load", lambda *_: rows)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.runtime import event_log
-from export.runtime.event_log import Cursor, EventLog, read_lines, unread_bytes
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime import event_log
+from rankdistill.export.runtime.event_log import Cursor, EventLog, read_lines, unread_bytes
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data import events, movielens
-from distill.data.event_table import last_of_each
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
-from distill.errors import DataError
+from rankdistill.data import events, movielens
+from rankdistill.data.event_table import last_of_each
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch
+from rankdistill.errors import DataError
 from tests.unit.test_movielens import write_official_form, write_wheel_form
 
 MISMATCH = Mismatch("log", MOST_LEFT_OUT)

@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from distill.errors import DataError
-from distill.online import feedback as feedback_module
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import BROKEN, read_feedback
-from distill.online.seen import SeenEvents
-from distill.online.source import identity, read_rows
-from distill.records import UNKNOWN
-from distill.rules import broken_rules
-from distill.schema.update import Events
-from export.errors import UserError
-from export.runtime.event_log import Cursor, EventLog
+from rankdistill.data.records import UNKNOWN
+from rankdistill.errors import DataError
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.event_log import Cursor, EventLog
+from rankdistill.online.events import feedback as feedback_module
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import BROKEN, read_feedback
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.events.source import identity, read_rows
+from rankdistill.options.ranges import broken_rules
+from rankdistill.options.update import Events
 
 CATALOGUE = Catalogue(items={"i1": "red lamp", "i2": "blue lamp"}, queries={"q1": "a lamp"})
 
@@ -466,8 +466,8 @@ def test_an_option_out_of_its_range_is_told(option, value):
 
 
 def test_texts_come_from_a_data_set_or_its_files(tmp_path, beir):
-    from distill.data.beir import prepare
-    from distill.records import RankingData
+    from rankdistill.data.beir import prepare
+    from rankdistill.data.records import RankingData
 
     out = tmp_path / "out"
     out.mkdir()

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distill import floor
-from distill.errors import TrainingError
-from distill.floor import shortfall
-from export.measure.intervals import LEAST_QUERIES
+from rankdistill.baselines import floor
+from rankdistill.baselines.floor import shortfall
+from rankdistill.errors import TrainingError
+from rankdistill.export.measure.intervals import LEAST_QUERIES
 from tests.composing import composed
 
 RNG = np.random.default_rng(0)

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.errors import ConfigError, DataError
-from distill.online import follow as follow_module
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import read_feedback
-from distill.online.follow import Cue, Unread, _until_stopped, follow
-from distill.online.seen import SeenEvents
-from distill.online.state import State
-from distill.online.update import REFUSED_, WAITING, Outcome
-from distill.online.versions import FIRST, SET_ASIDE, UPDATE, Published
-from distill.schema import Follow, HeadUpdate, Train, Updating
-from distill.schema.update import DriftSignal, Events
-from export.errors import UserError
+from rankdistill.errors import ConfigError, DataError
+from rankdistill.export.errors import UserError
+from rankdistill.online import follow as follow_module
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.follow import Cue, Unread, _until_stopped, follow
+from rankdistill.online.update import REFUSED_, WAITING, Outcome
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import FIRST, SET_ASIDE, UPDATE, Published
+from rankdistill.options import Follow, HeadUpdate, Train, Updating
+from rankdistill.options.update import DriftSignal, Events
 from tests.event_rows import append, make_events
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime.frequent import SpaceSaving
+from rankdistill.export.serve.scheduling.frequent_items import SpaceSaving
 
 
 class Clock:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from export import full_disk
-from export.cli import app
-from export.errors import UserError
-from export.files import folder_beside, write_atomic
-from export.full_disk import paths_among, write_problem
+from rankdistill.export import full_disk
+from rankdistill.export.commands.main import app
+from rankdistill.export.errors import UserError
+from rankdistill.export.files import folder_beside, write_atomic
+from rankdistill.export.full_disk import paths_among, write_problem
 
 
 def raised(cause: BaseException, error: BaseException) -> BaseException:
@@ -125,7 +125,7 @@ def save_torch(folder: Path) -> None:
 
 
 def save_states(folder: Path) -> None:
-    from export.runtime import item_states
+    from rankdistill.export.runtime import item_states
 
     path = folder / "x"
     np.lib.format.open_memmap(path, mode="w+", dtype=np.int8, shape=(1 << 21,))
@@ -143,7 +143,7 @@ def test_a_command_tells_it_in_one_line(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("export.bundle.write_bundle", full)
+    monkeypatch.setattr("rankdistill.export.bundle.writer.write_bundle", full)
     done = CliRunner().invoke(app, ["bundle", str(tmp_path), "-o", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert done.output.startswith("ranker: no space left on /")

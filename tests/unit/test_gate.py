@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.gating import recommendation_line
-from export.measure import verdict as verdict_
-from export.measure.budget import METRICS, Budget, parse_bound
-from export.measure.gate import Estimate, Missing, judge, worst
-from export.measure.intervals import LEAST_QUERIES
-from export.measure.recommendation import Recommendation
+from rankdistill.export.errors import UserError
+from rankdistill.export.gate import verdict_files as verdict_
+from rankdistill.export.gate.budget import METRICS, Budget, parse_bound
+from rankdistill.export.gate.bundle_gate import recommendation_line
+from rankdistill.export.gate.decision import Estimate, Missing, judge, worst
+from rankdistill.export.measure.intervals import LEAST_QUERIES
+from rankdistill.export.report.recommendation import Recommendation
 
 
 def budget(*bounds, **options):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill import embedding, gathering
-from distill.data import beir
-from distill.records import RankingData
-from distill.stages import Built, Store
+from rankdistill.data import beir
+from rankdistill.data.records import RankingData
+from rankdistill.models import encoder_embeddings
+from rankdistill.pipeline import data_stages
+from rankdistill.store.stages import Built, Store
 from tests.conftest import write_beir
 
 
@@ -22,19 +23,19 @@ def prepared(folder: Path, out: Path) -> Built:
 def test_another_split_of_the_same_texts_reuses_their_embeddings(tmp_path, encoder):
     store, folder = Store(tmp_path / "stages"), tmp_path / "set"
     write_beir(folder)
-    first = gathering.embeddings(store, prepared(folder, tmp_path / "data-1"), encoder)
+    first = data_stages.embeddings(store, prepared(folder, tmp_path / "data-1"), encoder)
     dev, test = (folder / "qrels" / f"{split}.tsv" for split in ("dev", "test"))
     swapped = dev.read_text(), test.read_text()
     test.write_text(swapped[0])
     dev.write_text(swapped[1])
     data = prepared(folder, tmp_path / "data-2")
-    again = gathering.embeddings(store, data, encoder)
+    again = data_stages.embeddings(store, data, encoder)
     assert not first.reused
     assert again.reused
     assert again.folder == first.folder
     texts = RankingData.open(data.folder).queries.texts()
-    expected = embedding.embed(texts, encoder, embedding.TOKENS, "queries")
-    np.testing.assert_allclose(embedding.read(again.folder)[0], expected, atol=1e-6)
+    expected = encoder_embeddings.embed(texts, encoder, encoder_embeddings.TOKENS, "queries")
+    np.testing.assert_allclose(encoder_embeddings.read(again.folder)[0], expected, atol=1e-6)
 
 
 def test_other_texts_are_embedded_anew(tmp_path, encoder):
@@ -43,6 +44,6 @@ def test_other_texts_are_embedded_anew(tmp_path, encoder):
     for seed in (0, 1):
         write_beir(tmp_path / f"set-{seed}", seed=seed)
         data = prepared(tmp_path / f"set-{seed}", tmp_path / f"data-{seed}")
-        built.append(gathering.embeddings(store, data, encoder))
+        built.append(data_stages.embeddings(store, data, encoder))
     assert not built[1].reused
     assert built[1].folder != built[0].folder

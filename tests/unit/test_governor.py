@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.runtime.governor import Governor, Setting
+from rankdistill.export.serve.models.governor import Governor, Setting
 
 SETTINGS = [Setting("full", 1.0, 0.040), Setting("half", 0.99, 0.020), Setting("few", 0.97, 0.008)]
 THREADS, TARGET = 2, 0.3

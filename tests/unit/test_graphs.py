@@ -9,19 +9,19 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from export.bert_graph import write_bert_graph
-from export.checkpoint import load_ranker, save_ranker
-from export.cls_only import ClsOnlyBert
-from export.errors import GraphError, ModelError
-from export.fusing import fuse_graph, trace_graph
-from export.graph import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
-from export.int8 import Int8
-from export.measure.systems import System
-from export.onnx import write_graphs
-from export.quantize import quantize_graph
-from export.runtime.scorer import BatchScorer, PairScorer
-from export.runtime.tokens import PairEncoder
-from export.saturation import saturating
+from rankdistill.export.errors import GraphError, ModelError
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32, FULL, FULL_INT8, FUSED, INT8, INT8_AVX2, count_nodes
+from rankdistill.export.graphs.traced_graph import fuse_graph, trace_graph
+from rankdistill.export.measure.systems import System
+from rankdistill.export.quantization.dynamic import quantize_graph
+from rankdistill.export.quantization.int8 import Int8
+from rankdistill.export.quantization.ranker_graphs import write_graphs
+from rankdistill.export.quantization.saturation import saturating
+from rankdistill.export.runtime.scorer import BatchScorer, PairScorer
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
 from tests.conftest import THINGS, WORDS
 
 LAYERS = 3

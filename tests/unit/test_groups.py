@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import groups
-from distill.groups import NONE, draw_steps
-from distill.records import Split
+from rankdistill.data.records import Split
+from rankdistill.training import steps as groups
+from rankdistill.training.steps import NONE, draw_steps
 
 
 def make_split(sizes: list[int], seed: int = 0) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from export.host import describe_host, describe_processor
+from rankdistill.export.measure.host import describe_host, describe_processor
 
 GENERATIONS = [("25", "17"), ("26", "2")]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "scipy", "pyarrow", "distill")
+HEAVY = ("torch", "transformers", "optimum", "datasets", "hydra", "omegaconf", "onnx", "scipy", "pyarrow")
 
 
 def imports(path: Path) -> set[str]:
@@ -25,27 +25,30 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_export_never_imports_distill(path):
-    assert not [name for name in imports(path) if name.split(".")[0] == "distill"]
+def test_export_never_imports_what_makes_a_student(path):
+    ours = [name for name in imports(path) if name.split(".")[0] == "rankdistill"]
+    assert not [name for name in ours if not f"{name}.".startswith("rankdistill.export.")]
 
 
 def test_only_the_edge_knows_hydra():
     found = {
-        path.parent.name if path.parent.name in ("schema", "sweep") else path.name
+        path.relative_to(ROOT / "distill").parts[0]
         for path in (ROOT / "distill").rglob("*.py")
         if {name.split(".")[0] for name in imports(path)} & {"hydra", "omegaconf"}
     }
-    assert found == {"cli.py", "options.py", "schema", "sweep"}  # Hydra's plugins
+    assert found == {"commands", "options", "sweep"}  # Hydra's plugins are sweepers and launchers
 
 
 def test_the_runtime_works_where_the_training_stack_cannot_be_imported():
-    modules = [f"export.runtime.{path.stem}" for path in (ROOT / "export/runtime").glob("[a-z]*.py")]
-    assert len(modules) >= 3
+    paths = (ROOT / "export/runtime").rglob("[a-z]*.py")
+    modules = [".".join(["rankdistill", *path.relative_to(ROOT).with_suffix("").parts]) for path in paths]
+    assert len(modules) >= 20
     code = f"""
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {HEAVY!r}:
+        top, _, rest = name.partition('.')
+        if top in {HEAVY!r} or rest.split('.')[0] not in ('', 'export') and top == 'rankdistill':
             raise ImportError(name + ' must not be imported here')
 sys.meta_path.insert(0, Refuse())
 import {", ".join(modules)}
@@ -55,7 +58,9 @@ import {", ".join(modules)}
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_has_validated():
-    code = f"import sys, distill.cli; print(sorted(set({HEAVY[:5]!r}) - {{'hydra'}} & set(sys.modules)))"
+    code = (
+        f"import sys, rankdistill.commands.distill; print(sorted(set({HEAVY[:5]!r}) - {{'hydra'}} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -65,14 +70,14 @@ def test_every_package_is_listed_in_pyproject():
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = set()
-    for top, prefix in (("distill", "distill"), ("export", "export"), ("conf", "distill.conf")):
+    for top, prefix in (("distill", "rankdistill"), ("export", "rankdistill.export"), ("conf", "rankdistill.conf")):
         for path in (ROOT / top).rglob("__init__.py"):
             found.add(".".join([prefix, *path.parent.relative_to(ROOT / top).parts]))
     assert listed == found
 
 
 def test_every_metric_of_a_budget_is_told_in_the_readme():
-    from export.measure.budget import METRICS
+    from rankdistill.export.gate.budget import METRICS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in METRICS if f"`{name}`" not in text] == []

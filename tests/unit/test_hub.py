@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.data import hub
-from distill.errors import DataError
-from distill.prepare import locate
-from distill.records import SPLITS, RankingData
-from distill.schema import HubData
+from rankdistill.data import hub
+from rankdistill.data.records import SPLITS, RankingData
+from rankdistill.data.sources import locate
+from rankdistill.errors import DataError
+from rankdistill.options import HubData
 
 MARCO = {"query": "query", "items": "passages.passage_text", "grades": "passages.is_selected"}
 MTEB = {"query": "query", "positive": "positive", "negative": "negative"}

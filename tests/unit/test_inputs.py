@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from distill import inputs, salience
-from distill.data import beir as beir_data
-from distill.data import events, hub
-from distill.errors import ConfigError
-from distill.prepare import templates
-from distill.records import SPLITS, RankingData
-from distill.schema import BeirData, Input, MovieLensData
-from export.checkpoint import load_ranker
-from export.runtime.shortener import Shortener
+from rankdistill.data import beir as beir_data
+from rankdistill.data import events, hub, shortened_items
+from rankdistill.data.records import SPLITS, RankingData
+from rankdistill.data.sources import templates
+from rankdistill.errors import ConfigError
+from rankdistill.export.runtime.text.shortener import Shortener
+from rankdistill.export.torch_models.checkpoint import load_ranker
+from rankdistill.models import word_salience
+from rankdistill.options import BeirData, Input, MovieLensData
 from tests.composing import composed
 from tests.conftest import write_beir
 from tests.unit.test_movielens import SLATE, make_events
@@ -92,7 +92,7 @@ def test_events_and_hubs_tell_where_titles_end(tmp_path):
 
 def test_idf_is_that_of_whole_texts_counted_by_hand():
     texts = ["red car, red lamp", "Red boat", "東京 boat", ""]
-    weights, unseen = inputs.idf(iter([texts[:3], texts[3:]]))
+    weights, unseen = shortened_items.idf(iter([texts[:3], texts[3:]]))
     expected = {"red": 2, "car": 1, "lamp": 1, "boat": 2, "東": 1, "京": 1}
     assert weights == pytest.approx({term: math.log(5 / (df + 1)) for term, df in expected.items()})
     assert unseen == pytest.approx(math.log(5))
@@ -102,23 +102,27 @@ def test_idf_is_that_of_whole_texts_counted_by_hand():
 @pytest.mark.parametrize("asked", [Input(words=2), Input(words=3, keep="idf"), Input(fields="title")])
 def test_the_folder_has_the_same_pairs_and_shorter_items(prepared, tmp_path, asked):
     whole = RankingData.open(prepared)
-    weights = inputs.idf(inputs.field_texts(whole.items, asked.fields)) if asked.keep == "idf" else ({}, 0.0)
-    inputs.write(prepared, asked, weights, tmp_path)
+    weights = (
+        shortened_items.idf(shortened_items.field_texts(whole.items, asked.fields))
+        if asked.keep == "idf"
+        else ({}, 0.0)
+    )
+    shortened_items.write(prepared, asked, weights, tmp_path)
     read = RankingData.open(tmp_path)
     for split in SPLITS:
         for name in ("query", "offsets", "item", "grade"):
             np.testing.assert_array_equal(getattr(read.splits[split], name), getattr(whole.splits[split], name))
     assert (read.queries.texts(), read.items.ids()) == (whole.queries.texts(), whole.items.ids())
     fields = titles(whole) if asked.fields == "title" else whole.items.texts()
-    assert read.items.texts(column=inputs.WHOLE) == fields
-    shortener = inputs.shortener_of(tmp_path)
+    assert read.items.texts(column=shortened_items.WHOLE) == fields
+    shortener = shortened_items.shortener_of(tmp_path)
     if asked.words is None:
         assert shortener is None
         assert read.items.texts() == fields
     else:
         assert read.items.texts() == [shortener.shorten(text) for text in fields] != fields
         assert shortener == Shortener(asked.words, pytest.approx(weights[0], rel=1e-5), pytest.approx(weights[1]))
-    lists = [items for _, items in read.lists(read.splits["dev"], inputs.WHOLE)]
+    lists = [items for _, items in read.lists(read.splits["dev"], shortened_items.WHOLE)]
     assert lists == [[fields[row] for row in _items(read, n)] for n in range(len(lists))]
 
 
@@ -132,13 +136,13 @@ def test_titles_of_items_that_are_nothing_else_are_refused(beir, tmp_path):
         (tmp_path / name).mkdir()
     beir_data.prepare(beir, tmp_path / "data", name="things", relevant=1, candidates=4, dev_fraction=0.1, seed=0)
     with pytest.raises(ConfigError, match=r"student\.input\.fields=title: allowed is all with things"):
-        inputs.write(tmp_path / "data", Input(fields="title"), ({}, 0.0), tmp_path / "read")
+        shortened_items.write(tmp_path / "data", Input(fields="title"), ({}, 0.0), tmp_path / "read")
 
 
 def test_first_words_are_the_first(prepared, tmp_path):
-    inputs.write(prepared, Input(words=3), ({}, 0.0), tmp_path)
+    shortened_items.write(prepared, Input(words=3), ({}, 0.0), tmp_path)
     read = RankingData.open(tmp_path)
-    for whole, text in zip(read.items.texts(column=inputs.WHOLE), read.items.texts(), strict=True):
+    for whole, text in zip(read.items.texts(column=shortened_items.WHOLE), read.items.texts(), strict=True):
         cleaned = whole.replace(",", "").replace(";", "").split()
         assert text.replace(",", "").split() == list(dict.fromkeys(cleaned))[:3]
 
@@ -181,31 +185,31 @@ def test_gradients_are_slopes_averaged_over_where_a_word_stands(prepared, teache
     pairs = list(zip(data.queries.texts(split.pair_query()), data.items.texts(split.item), strict=True))
     model = load_ranker(str(teacher), cls_only=False, attention="eager").double()
     found = by_hand(model, BertTokenizer.from_pretrained(teacher), pairs)
-    weights, unseen = salience.measure(model, teacher, MAX_LENGTH, data, 10**6, seed=3)
+    weights, unseen = word_salience.measure(model, teacher, MAX_LENGTH, data, 10**6, seed=3)
     assert weights == pytest.approx({word: np.mean(values) for word, values in found.items()}, rel=1e-4, abs=1e-7)
     once = [values[0] for values in found.values() if len(values) == 1]
     assert unseen == pytest.approx(np.mean(once), rel=1e-4)
     assert 0 < len(once) < len(found)
-    fewer, _ = salience.measure(model, teacher, MAX_LENGTH, data, 3, seed=3)
+    fewer, _ = word_salience.measure(model, teacher, MAX_LENGTH, data, 3, seed=3)
     assert fewer.keys() < weights.keys()
-    assert salience.measure(model, teacher, MAX_LENGTH, data, 3, seed=3)[0] == fewer
+    assert word_salience.measure(model, teacher, MAX_LENGTH, data, 3, seed=3)[0] == fewer
 
 
 def test_a_padded_pair_weighs_what_it_does_alone(teacher):
     model, tokenizer = load_ranker(str(teacher), cls_only=False), BertTokenizer.from_pretrained(teacher)
     queries, items = ["red lamp", "old"], ["new red cup of many words", "car"]
-    together = salience.token_weights(model, tokenizer(queries, items, padding=True, return_tensors="pt"))
+    together = word_salience.token_weights(model, tokenizer(queries, items, padding=True, return_tensors="pt"))
     for row, pair in enumerate(zip(queries, items, strict=True)):
-        alone = salience.token_weights(model, tokenizer(*pair, return_tensors="pt"))[0]
+        alone = word_salience.token_weights(model, tokenizer(*pair, return_tensors="pt"))[0]
         torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-3, atol=1e-5)
 
 
 def test_whole_is_the_default_and_told():
     asked = composed().student.input
     assert asked == Input()
-    assert inputs.is_whole(asked)
+    assert shortened_items.is_whole(asked)
     others = (asked, Input(fields="title"), Input("title", 3), Input("all", 9, "idf"))
-    assert [inputs.told(each) for each in others] == [
+    assert [shortened_items.told(each) for each in others] == [
         "whole items", "titles", "the first 3 words of titles", "the 9 words of items with the highest idf",
     ]  # fmt: skip
     assert templates(MovieLensData(), "title")["item"] == "title (year)"

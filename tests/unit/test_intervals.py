@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from export.measure import intervals
-from export.measure.intervals import LEAST_QUERIES, difference_interval, mean_interval, ratio_interval
+from rankdistill.export.measure import intervals
+from rankdistill.export.measure.intervals import LEAST_QUERIES, difference_interval, mean_interval, ratio_interval
 from tests.bench_scripts import bench_script
 
 HOW = {"confidence": 0.95, "resamples": 2000, "seed": 3}

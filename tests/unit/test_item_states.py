@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.runtime.item_states import ABOUT, KEYS, OFFSETS, PARTS, VALUES, ItemStates, StoredStates, keys_of, write
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.item_states import (
+    ABOUT,
+    KEYS,
+    OFFSETS,
+    PARTS,
+    VALUES,
+    ItemStates,
+    StoredStates,
+    keys_of,
+    write,
+)
 
 WIDTH, LOWER = 6, "f" * 64
 ITEMS = st.lists(st.lists(st.integers(0, 5), max_size=6).map(tuple), unique=True, max_size=30)

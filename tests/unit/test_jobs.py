@@ -15,9 +15,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from distill.sweep import jobs
-from distill.sweep.jobs import CONSOLE, Job, Outcome, run_job
-from distill.sweep.launcher import quoted
+from rankdistill.sweep import jobs
+from rankdistill.sweep.jobs import CONSOLE, Job, Outcome, run_job
+from rankdistill.sweep.launcher import quoted
 
 ROOT = Path(__file__).parents[2]
 FAKE = """
@@ -47,7 +47,7 @@ sys.exit({"failed": 1, "crashed": 3, "killed in a shell": 137}.get(step, 0))
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """A function that runs a job whose starts go as planned."""
-    package, directory = tmp_path / "fake" / "distill", tmp_path / "a place, with = and spaces"
+    package, directory = tmp_path / "fake" / "rankdistill", tmp_path / "a place, with = and spaces"
     package.mkdir(parents=True)
     directory.mkdir()
     (package / "__init__.py").touch()
@@ -137,7 +137,7 @@ def test_a_job_does_not_outlive_a_launcher_that_is_killed(tmp_path):
     child.write_text(
         f"#!{sys.executable}\n"
         "import os, sys, time\n"
-        "from distill.sweep.jobs import PARENT, end_with_parent\n"
+        "from rankdistill.sweep.jobs import PARENT, end_with_parent\n"
         "end_with_parent()\n"
         "print('child', os.getpid(), PARENT in os.environ, flush=True)\n"
         "time.sleep(600)\n"
@@ -147,7 +147,7 @@ def test_a_job_does_not_outlive_a_launcher_that_is_killed(tmp_path):
 import sys
 from contextlib import suppress
 from pathlib import Path
-from distill.sweep.jobs import Job, run_job
+from rankdistill.sweep.jobs import Job, run_job
 sys.executable = {str(child)!r}
 run_job(Job(0, Path({str(tmp_path)!r}), [], Path({str(tmp_path)!r})), 1, 3)
 """
@@ -169,7 +169,7 @@ run_job(Job(0, Path({str(tmp_path)!r}), [], Path({str(tmp_path)!r})), 1, 3)
 
 
 def test_a_job_whose_launcher_was_killed_before_it_could_say_so_ends_itself(tmp_path):
-    code = "from distill.sweep.jobs import end_with_parent; end_with_parent(); print('went on')"
+    code = "from rankdistill.sweep.jobs import end_with_parent; end_with_parent(); print('went on')"
     environment = os.environ | {jobs.PARENT: "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")

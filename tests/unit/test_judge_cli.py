@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from export import comparing, gating
-from export.cli import app
-from export.measure.gate import Verdict
+from rankdistill.export.commands.main import app
+from rankdistill.export.compare import comparison
+from rankdistill.export.gate import bundle_gate
+from rankdistill.export.gate.decision import Verdict
 from tests.run_folders import write_run
 
 
@@ -20,7 +21,7 @@ def measured(monkeypatch):
         calls.append(arguments)
         return Verdict("pass", (), 0.95), {"bundle": "b"}
 
-    monkeypatch.setattr(gating, "gate", gate)
+    monkeypatch.setattr(bundle_gate, "gate", gate)
     return calls
 
 
@@ -43,7 +44,7 @@ def test_a_verdict_is_printed_though_it_cannot_be_written(tmp_path, measured, mo
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.files.write_atomic", full)
+    monkeypatch.setattr("rankdistill.export.files.write_atomic", full)
     assert "pass" in run("gate", "b", "--budget", "c", "--json", tmp_path / "new").stdout.splitlines()
 
 
@@ -51,13 +52,13 @@ def test_a_verdict_is_printed_though_it_cannot_be_written(tmp_path, measured, mo
 def test_a_comparison_looks_at_its_targets_first_and_is_printed_before_it_is_written(tmp_path, monkeypatch, option):
     runs = [write_run(tmp_path / name, [0.5, 0.6]) for name in "ab"]
     compared = []
-    compare = comparing.compare
-    monkeypatch.setattr(comparing, "compare", lambda *a: compared.append(a) or compare(*a))
+    compare = comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda *a: compared.append(a) or compare(*a))
     run("compare", *runs, option, tmp_path / "missing/file")
     assert not compared
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(comparing, "write", full)
+    monkeypatch.setattr(comparison, "write", full)
     assert "2 runs have a result" in run("compare", *runs, option, tmp_path / "new").stdout

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime.kept_tokens import KeptTokens
+from rankdistill.export.runtime.text.token_cache import KeptTokens
 
 
 def tokenise(texts):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from export.errors import UserError
-from export.measure import latency
-from export.measure.systems import System
+from rankdistill.export.errors import UserError
+from rankdistill.export.measure import latency
+from rankdistill.export.measure.systems import System
 
 
 def test_a_process_that_cannot_load_its_model_says_why(tmp_path):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from distill.sweep import launcher as launcher_
-from distill.sweep import submitit_launcher
-from distill.sweep.joblib_launcher import JoblibLauncher
-from distill.sweep.jobs import Job, Outcome
-from distill.sweep.submitit_launcher import SubmititLauncher
-from export.errors import UserError
+from rankdistill.export.errors import UserError
+from rankdistill.sweep import launcher as launcher_
+from rankdistill.sweep import submitit_launcher
+from rankdistill.sweep.joblib_launcher import JoblibLauncher
+from rankdistill.sweep.jobs import Job, Outcome
+from rankdistill.sweep.submitit_launcher import SubmititLauncher
 
 
 @pytest.mark.parametrize(

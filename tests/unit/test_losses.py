@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import kendalltau, rankdata
 
-from distill import losses
+from rankdistill.losses import score_losses
 
 FILL = 1e6  # what stands where a group is filled up: it must not matter
 DISTILLATION = {
-    "mse": losses.mse,
-    "margin_mse": losses.margin_mse,
-    "kl": lambda s, t, m: losses.kl(s, t, m, 2.0),
-    "ranknet": lambda s, t, m: losses.ranknet(s, t, m, 0.5),
-    "lambda_loss": lambda s, t, m: losses.lambda_loss(s, t, m, 0.5, 10.0),
-    "adr_mse": lambda s, t, m: losses.adr_mse(s, t, m, 2.0),
+    "mse": score_losses.mse,
+    "margin_mse": score_losses.margin_mse,
+    "kl": lambda s, t, m: score_losses.kl(s, t, m, 2.0),
+    "ranknet": lambda s, t, m: score_losses.ranknet(s, t, m, 0.5),
+    "lambda_loss": lambda s, t, m: score_losses.lambda_loss(s, t, m, 0.5, 10.0),
+    "adr_mse": lambda s, t, m: score_losses.adr_mse(s, t, m, 2.0),
 }
 every_distillation = pytest.mark.parametrize("loss", DISTILLATION.values(), ids=DISTILLATION)
 
@@ -58,7 +58,7 @@ def test_kl_is_scipys_relative_entropy(group, temperature):
         for s, t in rows(student, teacher, mask)
         if len(s) > 1
     )
-    value = losses.kl(student, teacher, mask, temperature)
+    value = score_losses.kl(student, teacher, mask, temperature)
     assert value.item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
@@ -71,7 +71,7 @@ def test_margin_mse_is_the_mean_over_every_two_candidates(group):
         for s, t in rows(student, teacher, mask)
         if len(s) > 1
     )
-    assert losses.margin_mse(student, teacher, mask).item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert score_losses.margin_mse(student, teacher, mask).item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 @settings(max_examples=150, deadline=None)
@@ -86,19 +86,19 @@ def test_listwise_labels_is_cross_entropy_less_entropy(group):
         target = gains / gains.sum()
         entropy = -sum(p * np.log(p) for p in target if p > 0)
         expected.append(-(target * log_softmax(s)).sum() - entropy)
-    value = losses.listwise_labels(student, grades, mask)
+    value = score_losses.listwise_labels(student, grades, mask)
     assert value.item() == pytest.approx(mean(expected), rel=1e-3, abs=1e-4)
 
 
 def test_a_candidate_of_unknown_grade_takes_no_part_in_labels():
     scores = torch.tensor([[3.0, 1.0, 2.0]], requires_grad=True)
     mask = torch.ones(1, 3, dtype=torch.bool)
-    without = losses.listwise_labels(scores[:, :2], torch.tensor([[0.0, 2.0]]), mask[:, :2])
-    value = losses.listwise_labels(scores, torch.tensor([[0.0, 2.0, -1.0]]), mask)
+    without = score_losses.listwise_labels(scores[:, :2], torch.tensor([[0.0, 2.0]]), mask[:, :2])
+    value = score_losses.listwise_labels(scores, torch.tensor([[0.0, 2.0, -1.0]]), mask)
     value.backward()
     assert value.item() == pytest.approx(without.item())
     assert scores.grad[0, 2] == 0
-    assert losses.listwise_labels(scores, torch.full((1, 3), -1.0), mask).item() == 0
+    assert score_losses.listwise_labels(scores, torch.full((1, 3), -1.0), mask).item() == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -106,7 +106,7 @@ def test_a_candidate_of_unknown_grade_takes_no_part_in_labels():
 def test_mse_is_the_mean_over_candidates(group):
     student, teacher, _, mask = group
     expected = mean(np.mean((s - t) ** 2) for s, t in rows(student, teacher, mask))
-    assert losses.mse(student, teacher, mask).item() == pytest.approx(expected, rel=1e-6)
+    assert score_losses.mse(student, teacher, mask).item() == pytest.approx(expected, rel=1e-6)
 
 
 def preference_kl(s, t, i, j, sigma):
@@ -124,7 +124,7 @@ def test_ranknet_is_the_relative_entropy_of_every_preference(group, sigma):
         for s, t in rows(student, teacher, mask)
         if len(s) > 1
     )
-    assert losses.ranknet(student, teacher, mask, sigma).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert score_losses.ranknet(student, teacher, mask, sigma).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def ndcg_weight(s, t, i, j, mu):
@@ -151,7 +151,9 @@ def test_lambda_loss_weighs_preferences_by_ndcg(group, sigma, mu, ties):
         for s, t in rows(student, teacher, mask)
         if len(set(t)) > 1
     )
-    assert losses.lambda_loss(student, teacher, mask, sigma, mu).item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert score_losses.lambda_loss(student, teacher, mask, sigma, mu).item() == pytest.approx(
+        expected, rel=1e-5, abs=1e-9
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +161,7 @@ def test_lambda_loss_weighs_preferences_by_ndcg(group, sigma, mu, ties):
 def test_lambda_loss_has_no_gradient_through_its_weights(group):
     student, teacher, _, mask = group
     student.requires_grad_()
-    losses.lambda_loss(student, teacher, mask, 0.5, 10.0).backward()
+    score_losses.lambda_loss(student, teacher, mask, 0.5, 10.0).backward()
     expected, counted = np.zeros(student.shape), 0
     for row, (s, t) in enumerate(rows(student.detach(), teacher, mask)):
         for i, j in itertools.permutations(range(len(s)), 2):
@@ -181,7 +183,9 @@ def test_adr_mse_is_the_discounted_error_of_smooth_ranks(group, temperature):
         for s, t in rows(student, teacher, mask)
         if len(s) > 1
     )
-    assert losses.adr_mse(student, teacher, mask, temperature).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert score_losses.adr_mse(student, teacher, mask, temperature).item() == pytest.approx(
+        expected, rel=1e-6, abs=1e-9
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,7 +198,7 @@ def test_adr_mse_is_the_papers_where_the_teacher_is_sure(group):
             smooth, hard = 0.5 + expit(s[None, :] - s[:, None]).sum(axis=1), rankdata(-t)
             expected.append(np.mean((smooth - hard) ** 2 / np.log2(1 + hard)))
     teacher = torch.where(mask, torch.tensor(rankdata(teacher, axis=1)) * 1e4, FILL)
-    assert losses.adr_mse(student, teacher, mask, 1.0).item() == pytest.approx(mean(expected), rel=1e-6)
+    assert score_losses.adr_mse(student, teacher, mask, 1.0).item() == pytest.approx(mean(expected), rel=1e-6)
 
 
 @every_distillation
@@ -218,8 +222,8 @@ def test_margins_alone_count_but_in_mse(loss, group, shift):
     student, teacher, _, mask = group
     shifts = shift * torch.arange(1, len(student) + 1, dtype=student.dtype)[:, None]  # each query has its own level
     value, shifted = loss(student, teacher, mask).item(), loss(student + shifts, teacher, mask).item()
-    if loss is losses.mse:
-        assert losses.mse(teacher + shift, teacher, mask).item() == pytest.approx(shift**2, abs=1e-9)
+    if loss is score_losses.mse:
+        assert score_losses.mse(teacher + shift, teacher, mask).item() == pytest.approx(shift**2, abs=1e-9)
     else:
         assert shifted == pytest.approx(value, rel=1e-4, abs=1e-5)
 
@@ -256,11 +260,11 @@ def test_what_a_group_is_filled_up_with_does_not_matter(loss):
 @pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-12])
 def test_low_temperatures_leave_nothing_to_what_a_group_is_filled_up_with(temperature):
     student, teacher = torch.tensor([[-7.0, -8.0, -9.0]]), torch.tensor([[-9.0, -8.0, -7.0]])
-    whole = losses.kl(student, teacher, torch.ones(1, 3, dtype=torch.bool), temperature)
+    whole = score_losses.kl(student, teacher, torch.ones(1, 3, dtype=torch.bool), temperature)
     student, teacher = (torch.cat([each, torch.zeros(1, 2)], dim=1) for each in (student, teacher))
     mask = torch.tensor([[True, True, True, False, False]])
     assert whole > 0
-    assert losses.kl(student, teacher, mask, temperature) == whole
+    assert score_losses.kl(student, teacher, mask, temperature) == whole
 
 
 @every_distillation
@@ -270,7 +274,7 @@ def test_gradients_are_finite_and_zero_where_filled(loss, scale):
     student = (torch.randn(3, 5) * scale).requires_grad_()
     teacher, grades = torch.randn(3, 5) * scale, torch.randint(0, 4, (3, 5))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], dtype=torch.bool)
-    total = loss(student, teacher, mask) + losses.listwise_labels(student, grades, mask)
+    total = loss(student, teacher, mask) + score_losses.listwise_labels(student, grades, mask)
     total.backward()
     assert torch.isfinite(total)
     assert torch.isfinite(student.grad).all()
@@ -307,5 +311,5 @@ def test_lambda_loss_is_the_librarys_where_the_teacher_is_sure():
     labels = torch.log2(1 + 1 / (1.0 + order))  # whose gain, 2^label - 1, is 1 / rank
     library = LambdaLoss(Scores(), reduction_log="natural", mini_batch_size=0)
     mean_over_pairs = library([["q"], [[str(score.item()) for score in student[0]]]], [labels]).item()
-    value = losses.lambda_loss(student, -1e4 * order[None].float(), torch.ones(1, 6, dtype=torch.bool), 1.0, 10.0)
+    value = score_losses.lambda_loss(student, -1e4 * order[None].float(), torch.ones(1, 6, dtype=torch.bool), 1.0, 10.0)
     assert value.item() == pytest.approx(mean_over_pairs * 15, rel=1e-4)

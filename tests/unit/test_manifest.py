@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from export.errors import BundleError
-from export.runtime.manifest import Manifest, is_inside, pick
-from export.runtime.shape import Within, broken
-from export.runtime.untrusted import hash_file
-from export.variants import OFFERED
+from rankdistill.export.errors import BundleError
+from rankdistill.export.graphs.variants import OFFERED
+from rankdistill.export.runtime.manifest import Manifest, is_inside, pick
+from rankdistill.export.runtime.untrusted.bounded_files import hash_file
+from rankdistill.export.runtime.untrusted.json_schema import Within, broken
 from tests.faults.bundles import copy, edit
 
 
@@ -43,7 +43,7 @@ def test_a_bundle_without_int8_gives_fp32_to_all(bundle):
 
 
 def test_the_machines_own_abilities_are_asked_when_none_are_given(bundle, monkeypatch):
-    monkeypatch.setattr("export.runtime.manifest.abilities", lambda: frozenset(["arm64"]))
+    monkeypatch.setattr("rankdistill.export.runtime.manifest.abilities", lambda: frozenset(["arm64"]))
     assert Manifest.read(bundle).variant().name == "qint8_arm64"
 
 

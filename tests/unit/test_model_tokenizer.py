@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from distill.errors import ConfigError
-from distill.model_tokenizer import tokenizer_problems
+from rankdistill.errors import ConfigError
+from rankdistill.models.model_tokenizer import tokenizer_problems
 from tests.conftest import THINGS, WORDS, write_tokenizer
 
 TEXTS = (
@@ -235,7 +235,7 @@ def test_what_is_no_tokenizer_is_told_by_its_file(text, changed):
 def test_a_bundle_carries_no_contradiction(files, changed):
     from transformers import AutoTokenizer
 
-    from export.bundle import tokenizer_config
+    from rankdistill.export.bundle.writer import tokenizer_config
 
     folder = changed(files)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(folder, 24)))

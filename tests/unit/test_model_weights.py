@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from distill.errors import ConfigError
-from distill.models import WEIGHTS, locate_model, validate_model
-from export.checkpoint import load_ranker, save_ranker
-from export.errors import ModelError
+from rankdistill.errors import ConfigError
+from rankdistill.export.errors import ModelError
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.models.model_files import WEIGHTS, locate_model, validate_model
 from tests.composing import composed
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -271,8 +271,8 @@ def test_a_ranker_is_loaded_whole_or_not_at_all(cls_only, changed):
 
 
 def test_an_embedder_and_the_baseline_begin_with_whole_encoders(changed):
-    from distill.embedder import TextEmbedder
-    from distill.embedding import embed
+    from rankdistill.embedder.embedder_model import TextEmbedder
+    from rankdistill.models.encoder_embeddings import embed
 
     TextEmbedder.begin(changed(ranker), "mean", None, "eager")
     folder = changed(without("layer.1."))
@@ -287,7 +287,7 @@ def test_an_embedder_and_the_baseline_begin_with_whole_encoders(changed):
 
 
 def test_an_embedder_of_a_pooler_asks_for_one(changed):
-    from distill.embedding_stages import locate
+    from rankdistill.pipeline.embedder_stages import locate
 
     folder = changed(without("pooler"))
     config = composed(f"teacher.model={folder}", *BASE, "embed=pca", "embed.pooling=pooler", "embed.max_length=16",

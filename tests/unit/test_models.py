@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.errors import ConfigError
-from distill.models import CLASSIFIER, WEIGHTS, validate_model
+from rankdistill.errors import ConfigError
+from rankdistill.models.model_files import CLASSIFIER, WEIGHTS, validate_model
 from tests.composing import composed
 
 BASE = "teacher.max_length=128", "student.max_length=128"  # the encoder's positions

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import losses
-from distill.errors import TrainingError
-from distill.monitor import LEAST_QUERIES, LEAST_STEPS, Monitor, chance_ndcg, spread
-from export.measure.quality import ranking_metrics
+from rankdistill.errors import TrainingError
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.losses import score_losses
+from rankdistill.training.monitor import LEAST_QUERIES, LEAST_STEPS, Monitor, chance_ndcg, spread
 
 STEPS = 200
 QUERIES = 100
@@ -52,7 +52,7 @@ def follow(monitor: Monitor, signal: float, noise: float, steps: int = STEPS, se
     mask = torch.ones_like(grades, dtype=torch.bool)
     for step in range(1, steps + 1):
         scores = signal * grades + noise * torch.randn(grades.shape, generator=generator)
-        monitor.step(lambda values: losses.listwise_labels(values, grades, mask), scores, mask)
+        monitor.step(lambda values: score_losses.listwise_labels(values, grades, mask), scores, mask)
         monitor.check(step, STEPS)
 
 
@@ -128,8 +128,10 @@ def test_dev_that_is_not_surely_above_chance_ends_a_training():
 
 
 def test_processes_of_a_torchrun_end_together(monkeypatch):
-    monkeypatch.setattr("distill.monitor.ranks.agree", lambda _: True)  # the first process has found something
+    monkeypatch.setattr(
+        "rankdistill.training.monitor.torchrun.agree", lambda _: True
+    )  # the first process has found something
     with pytest.raises(TrainingError, match="by step 100 of 200: so the first process found"):
         follow(Monitor("teacher"), signal=1.0, noise=0.5)
-    monkeypatch.setattr("distill.monitor.ranks.agree", lambda _: False)
+    monkeypatch.setattr("rankdistill.training.monitor.torchrun.agree", lambda _: False)
     follow(Monitor("teacher"), signal=0.0, noise=0.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distill.data import events, movielens
-from distill.data.mismatch import MOST_LEFT_OUT, Mismatch
-from distill.errors import DataError
-from distill.records import SPLITS, RankingData
+from rankdistill.data import events, movielens
+from rankdistill.data.mismatch import MOST_LEFT_OUT, Mismatch
+from rankdistill.data.records import SPLITS, RankingData
+from rankdistill.errors import DataError
 
 MISMATCH = Mismatch("log", MOST_LEFT_OUT)
 SLATE = events.Slate(

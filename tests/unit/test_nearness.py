@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime.cascade import Cascade, Level
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.manifest import Variant
-from export.runtime.nearness import Nearness
-from export.runtime.plan import OneModel, score
-from export.runtime.score_cache import Cached, ScoreCache
-from export.runtime.shortlist import Cut
+from rankdistill.export.runtime.cascade import Cascade, Level
+from rankdistill.export.runtime.manifest import Variant
+from rankdistill.export.runtime.plan import OneModel, score
+from rankdistill.export.runtime.shortlist import Cut
+from rankdistill.export.runtime.similarity_stage import Nearness
+from rankdistill.export.serve.caching.score_cache import Cached, ScoreCache
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
 from tests.embedders import load, texts, write_checkpoint, write_graphs
 
 VARIANT = Variant("fp32", "embedder/model.onnx", "fp32", (), 1, False, False, ())

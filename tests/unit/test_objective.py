@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from distill import losses, schema, scores
-from distill.errors import ConfigError, StoreError
-from distill.objective import SCORE_LOSSES, weighted_loss
-from distill.records import ArrowWriter
-from distill.schema import AdrMse, Kl, Labels, LambdaLoss, MarginMse, Mse, RankNet
+from rankdistill import options
+from rankdistill.data.records import ArrowWriter
+from rankdistill.errors import ConfigError, StoreError
+from rankdistill.losses import score_losses
+from rankdistill.losses.score_terms import SCORE_LOSSES, weighted_loss
+from rankdistill.options import AdrMse, Kl, Labels, LambdaLoss, MarginMse, Mse, RankNet
+from rankdistill.training import scoring
 from tests.composing import composed
 
 FILES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/loss").glob("*.yaml"))
@@ -32,16 +34,16 @@ def batch(groups=3, size=5):
 def test_it_is_the_weighted_sum_of_every_term():
     student, b = batch()
     given = {
-        "mse": (Mse(weight=2.0), losses.mse(student, b["teacher"], b["mask"])),
-        "margin_mse": (MarginMse(weight=0.5), losses.margin_mse(student, b["teacher"], b["mask"])),
-        "kl": (Kl(weight=3.0, temperature=2.0), losses.kl(student, b["teacher"], b["mask"], 2.0)),
-        "ranknet": (RankNet(weight=1.5, sigma=0.5), losses.ranknet(student, b["teacher"], b["mask"], 0.5)),
+        "mse": (Mse(weight=2.0), score_losses.mse(student, b["teacher"], b["mask"])),
+        "margin_mse": (MarginMse(weight=0.5), score_losses.margin_mse(student, b["teacher"], b["mask"])),
+        "kl": (Kl(weight=3.0, temperature=2.0), score_losses.kl(student, b["teacher"], b["mask"], 2.0)),
+        "ranknet": (RankNet(weight=1.5, sigma=0.5), score_losses.ranknet(student, b["teacher"], b["mask"], 0.5)),
         "lambda_loss": (
             LambdaLoss(weight=0.1, sigma=2.0, mu=5.0),
-            losses.lambda_loss(student, b["teacher"], b["mask"], 2.0, 5.0),
+            score_losses.lambda_loss(student, b["teacher"], b["mask"], 2.0, 5.0),
         ),
-        "adr_mse": (AdrMse(weight=0.7, temperature=0.3), losses.adr_mse(student, b["teacher"], b["mask"], 0.3)),
-        "labels": (Labels(weight=4.0), losses.listwise_labels(student, b["grades"], b["mask"])),
+        "adr_mse": (AdrMse(weight=0.7, temperature=0.3), score_losses.adr_mse(student, b["teacher"], b["mask"], 0.3)),
+        "labels": (Labels(weight=4.0), score_losses.listwise_labels(student, b["grades"], b["mask"])),
     }
     assert {type(term) for term, _ in given.values()} == set(SCORE_LOSSES)
     total = weighted_loss({name: term for name, (term, _) in given.items()}, "logit")(student, b)
@@ -67,7 +69,7 @@ def test_every_term_that_cannot_take_the_scale_is_told():
     line = "loss.terms.{}: the teacher's scores are of scale probability: allowed is logit"
     assert str(refused.value).splitlines() == [line.format("kl"), line.format("mse")]
     student, b = batch()
-    labels = losses.listwise_labels(student, b["grades"], b["mask"])
+    labels = score_losses.listwise_labels(student, b["grades"], b["mask"])
     assert weighted_loss({"labels": Labels()}, "probability")(student, b) == labels
     with pytest.raises(ConfigError, match=r"loss\.terms\.labels: .* scale odds: allowed is logit or probability"):
         weighted_loss({"labels": Labels()}, "odds")
@@ -101,7 +103,7 @@ def test_scores_are_of_groups():
 @pytest.mark.parametrize("name", FILES)
 def test_every_loss_of_conf_composes_and_gives_its_terms(name):
     terms = composed(f"loss={name}").loss.terms
-    known = schema.NODES["schema/term"]
+    known = options.NODES["schema/term"]
     assert {term: type(value) for term, value in terms.items()} == {part: known[part] for part in name.split("+")}
     assert all(value == type(value)() for value in terms.values() if type(value) in SCORE_LOSSES)  # the files' numbers
 
@@ -128,7 +130,7 @@ def test_options_out_of_range_are_refused(loss, option, allowed):
 
 
 def stage(folder, values, **summary):
-    writer = ArrowWriter(folder / "scores.arrow", scores.SCHEMA)
+    writer = ArrowWriter(folder / "scores.arrow", scoring.SCHEMA)
     for value in values:
         writer.add(value)
     writer.close()
@@ -138,10 +140,10 @@ def stage(folder, values, **summary):
 
 def test_stored_scores_tell_their_scale(tmp_path):
     folder = stage(tmp_path, [-3.0, 0.5, 1e3], scale="logit")
-    assert scores.scale(folder) == "logit"
-    assert scores.read(folder).dtype == np.float32
-    assert scores.scale(stage(tmp_path, [0.0, 0.5, 1.0], scale="probability")) == "probability"
-    assert scores.SCALE in losses.SCALES
+    assert scoring.scale(folder) == "logit"
+    assert scoring.read(folder).dtype == np.float32
+    assert scoring.scale(stage(tmp_path, [0.0, 0.5, 1.0], scale="probability")) == "probability"
+    assert scoring.SCALE in score_losses.SCALES
 
 
 @pytest.mark.parametrize(
@@ -162,4 +164,4 @@ def test_stored_scores_tell_their_scale(tmp_path):
 )
 def test_scores_that_are_not_what_they_are_declared_to_be_are_refused(values, summary, told, tmp_path):
     with pytest.raises(StoreError, match=told):
-        scores.scale(stage(tmp_path, values, **summary))
+        scoring.scale(stage(tmp_path, values, **summary))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
-from export.errors import BundleError
-from export.runtime.onnx_file import MOST_DEPTH, external_files
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.untrusted.onnx_file import MOST_DEPTH, external_files
 
 
 def tensor(location=None, name="w"):

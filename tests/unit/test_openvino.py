@@ -15,20 +15,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill import measuring
-from distill.errors import ConfigError
-from distill.stages import Built
-from distill.validate import validate
-from export.bert_graph import write_bert_graph
-from export.checkpoint import save_ranker
-from export.cls_only import ClsOnlyBert
-from export.errors import ModelError
-from export.graph import FP32
-from export.host import has_bf16
-from export.measure.openvino_scorer import BATCH, BUCKET, OpenvinoScorer, compile_graph
-from export.measure.systems import System
-from export.runtime.scorer import BatchScorer
-from export.runtime.tokens import SPECIAL, PairEncoder
+from rankdistill.errors import ConfigError
+from rankdistill.export.errors import ModelError
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32
+from rankdistill.export.measure.host import has_bf16
+from rankdistill.export.measure.openvino_scorer import BATCH, BUCKET, OpenvinoScorer, compile_graph
+from rankdistill.export.measure.systems import System
+from rankdistill.export.runtime.scorer import BatchScorer
+from rankdistill.export.runtime.text.tokens import SPECIAL, PairEncoder
+from rankdistill.export.torch_models.checkpoint import save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.pipeline import measure_stages
+from rankdistill.pipeline.validation import validate
+from rankdistill.store.stages import Built
 from tests.composing import composed
 
 MAX_LENGTH = 40  # no multiple of BUCKET: the last bucket ends here, where the positions may end too
@@ -154,11 +154,11 @@ def test_the_engine_that_serves_is_always_measured(engines):
 
 def rows_of(ranker, *overrides):
     built = Built(folder=ranker, key="key", seconds=0.0, reused=False)
-    return [system for system, _ in measuring.systems(composed(*overrides), built, built, built, built)]
+    return [system for system, _ in measure_stages.systems(composed(*overrides), built, built, built, built)]
 
 
 def test_rows_end_with_what_is_served(ranker, monkeypatch, caplog):
-    monkeypatch.setattr(measuring, "has_bf16", lambda: True)
+    monkeypatch.setattr(measure_stages, "has_bf16", lambda: True)
     names = [system.name for system in rows_of(ranker, "measure.engines=[onnxruntime,openvino]")]
     assert names[0] == "teacher pytorch fp32"
     assert names[1:] == [
@@ -167,7 +167,7 @@ def test_rows_end_with_what_is_served(ranker, monkeypatch, caplog):
         for form in ("openvino fp32", "openvino bf16", "onnxruntime fp32", "onnxruntime int8")
     ]
     assert not caplog.records
-    monkeypatch.setattr(measuring, "has_bf16", lambda: False)
+    monkeypatch.setattr(measure_stages, "has_bf16", lambda: False)
     with caplog.at_level(logging.WARNING):
         names = [system.name for system in rows_of(ranker, "measure.engines=[onnxruntime,openvino]")]
     assert [name for name in names if "bf16" in name] == []
@@ -180,8 +180,9 @@ def test_rows_end_with_what_is_served(ranker, monkeypatch, caplog):
 
 
 def test_nothing_loads_it_unasked():
-    code = (
-        "import sys, distill.measuring, export.measure.latency, export.runtime.ranker; print('openvino' in sys.modules)"
+    modules = (
+        "rankdistill.pipeline.measure_stages, rankdistill.export.measure.latency, rankdistill.export.runtime.ranker"
     )
+    code = f"import sys, {modules}; print('openvino' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr

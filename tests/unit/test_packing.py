@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill.states import every_token
-from export.cls_only import ClsOnlyBert
-from export.errors import ModelError
-from export.packing import CHUNK, ROWS, Packing
+from rankdistill.export.errors import ModelError
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.export.torch_models.packing import CHUNK, ROWS, Packing
+from rankdistill.training.recorded_states import every_token
 
 LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=3 * CHUNK)
 

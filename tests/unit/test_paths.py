@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distill import cli, options, schema, track_cli
-from distill.data import movielens
-from distill.errors import ConfigError, DataError
-from distill.options import at_home
-from distill.tracker_uri import uri_problem
-from export.cli import app
-from export.serve.settings import Settings
+from rankdistill import options as options_
+from rankdistill.commands import distill, track
+from rankdistill.data import movielens
+from rankdistill.errors import ConfigError, DataError
+from rankdistill.export.commands.main import app
+from rankdistill.export.serve.settings import Settings
+from rankdistill.options import from_hydra
+from rankdistill.options.from_hydra import at_home
+from rankdistill.options.tracker_uri import uri_problem
 from tests.composing import composed
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +53,13 @@ def test_no_option_that_may_be_a_path_is_forgotten():
         *NO_PATHS,
         *"pooling last rule pairs propensity late split measure precision attention importance revision floor".split(),
     }
-    for nodes in schema.NODES.values():
+    for nodes in options_.NODES.values():
         for kind in nodes.values():
             if not dataclasses.is_dataclass(kind) or "launcher" in kind.__module__ or "sweep" in kind.__module__:
                 continue
-            paths = {option for each in kind.__mro__ for option in options.PATHS.get(each, ())}
+            paths = {option for each in kind.__mro__ for option in from_hydra.PATHS.get(each, ())}
             texts = {each.name for each in dataclasses.fields(kind) if each.type in ("str", "str | None")}
-            registered = {"model"} if kind is schema.MlflowTrack else set()
+            registered = {"model"} if kind is options_.MlflowTrack else set()
             assert texts - paths <= known | registered, kind
 
 
@@ -73,14 +75,14 @@ def test_no_option_that_may_be_a_path_is_forgotten():
     ],
 )
 def test_a_home_on_the_command_line(home, given, read):
-    assert cli.at_home_all([given]) == [read.format(home)]
+    assert distill.at_home_all([given]) == [read.format(home)]
 
 
 def test_hydras_folder_is_at_home(home):
     from hydra import compose, initialize_config_module
 
-    schema.register()
-    with initialize_config_module(version_base="1.3", config_module="distill.conf"):
+    options_.register()
+    with initialize_config_module(version_base="1.3", config_module="rankdistill.conf"):
         config = compose("config", ["experiment=tiny", "runs='~/r'"], return_hydra_config=True)
         assert str(config.hydra.run.dir).startswith(f"{home}/r/tiny/")
         assert str(config.hydra.sweep.dir).startswith(f"{home}/r/sweeps/tiny/")
@@ -96,7 +98,7 @@ def test_without_a_home_a_tilde_is_told(monkeypatch):
 
 def test_an_argument_that_is_no_utf8_is_refused():
     with pytest.raises(ConfigError, match="no UTF-8; give a link"):
-        cli.at_home_all([os.fsdecode(b"data.path=/a/\xff")])
+        distill.at_home_all([os.fsdecode(b"data.path=/a/\xff")])
 
 
 def test_movielens_is_found_at_home(home):
@@ -141,7 +143,7 @@ def test_a_home_in_the_services_settings(home):
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line():
-    command = [sys.executable, "-m", "distill", "experiment=tiny", "runs=/proc/nowhere"]
+    command = [sys.executable, "-m", "rankdistill", "experiment=tiny", "runs=/proc/nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -155,4 +157,4 @@ def test_the_tracker_of_a_linked_run_is_that_of_its_stages(tmp_path):
     run = tmp_path / "elsewhere" / "now"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"stages": {"data": "../../runs/stages/x"}}')
-    assert track_cli._runs_of(run) == tmp_path / "runs"
+    assert track._runs_of(run) == tmp_path / "runs"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.measure.gate import FAIL, PASS, Line, Verdict
-from export.measure.verdict import as_junit, as_markdown
-from export.plain import code, markdown, one_line, visible
+from rankdistill.export.gate.decision import FAIL, PASS, Line, Verdict
+from rankdistill.export.gate.verdict_files import as_junit, as_markdown
+from rankdistill.export.report.plain_text import code, markdown, one_line, visible
 
 # all of Unicode, and of it more often what means something somewhere
 ODD = "\x00\x07\x1b\x7f\x85\u2028\ufeff\ufffe\uffff\udcff\ud800\t\r\n |`*_<>&'\"\\]["

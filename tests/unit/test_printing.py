@@ -15,15 +15,17 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import json, sys
 from pathlib import Path
-from distill import __main__, pipeline, tracking
-from export.files import write_atomic
+from rankdistill import __main__
+from rankdistill.export.files import write_atomic
+from rankdistill.pipeline import experiment
+from rankdistill.tracking import recorder
 
 def run(config, folder, overrides):
     write_atomic(folder / "run.json", json.dumps({"status": "finished", "stages": {}}))
     return json.loads(Path(TRADEOFF).read_text())
 
-pipeline.run = run
-tracking.after_run = lambda folder, *_: print("tracked", json.loads((folder / "run.json").read_text())["status"])
+experiment.run = run
+recorder.after_run = lambda folder, *_: print("tracked", json.loads((folder / "run.json").read_text())["status"])
 __main__._require = lambda *_: None
 """
 
@@ -82,9 +84,8 @@ def test_a_reader_that_has_gone(command):
 
 
 def test_closed_streams_lead_nowhere_so_that_no_file_gets_their_descriptors(tmp_path):
-    code = (
-        "from export.printing import open_streams; open_streams(); f = open('x', 'w'); print('lost'); f.write('kept')"
-    )
+    use = "open_streams(); f = open('x', 'w'); print('lost'); f.write('kept')"
+    code = f"from rankdistill.export.commands.output import open_streams; {use}"
     done = shell(f'cd {tmp_path} && {sys.executable} -c "{code}" >&- 2>&- <&-', PYTHONPATH=str(ROOT))
     assert done.returncode == 0
     assert (tmp_path / "x").read_text() == "kept"

@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from distill.online.priority import step_back
+from rankdistill.online.process_priority import step_back
 if sys.argv[1] == "leads":
     os.setsid()
 step_back(7, Path(sys.argv[2]))
@@ -45,7 +45,7 @@ def test_the_lowest_priority_leaves_a_core_idle_to_others_and_threads_begun_late
     program = """
 import os, sys, threading
 from pathlib import Path
-from distill.online.priority import step_back
+from rankdistill.online.process_priority import step_back
 step_back(int(sys.argv[1]), Path("none"))
 found = [os.sched_getscheduler(0)]
 thread = threading.Thread(target=lambda: found.append(os.sched_getscheduler(threading.get_native_id())))

@@ -9,12 +9,12 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import kendalltau
 
-from distill.errors import DataError
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import read_feedback
-from distill.online.propensity import estimate_eta, inverse_weights, power_propensity
-from distill.records import UNKNOWN
-from distill.schema.update import Events
+from rankdistill.data.records import UNKNOWN
+from rankdistill.errors import DataError
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.online.events.propensity import estimate_eta, inverse_weights, power_propensity
+from rankdistill.options.update import Events
 
 RELEVANCE = np.linspace(0.2, 0.55, 8)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.errors import ConfigError
-from distill.pruning import Curve, Pruned, Rivals
+from rankdistill.errors import ConfigError
+from rankdistill.training.median_stopping import Curve, Pruned, Rivals
 
 CURVES = [Curve(cost, [(0.33, value - 0.05), (0.67, value - 0.02), (1.0, value)]) for cost, value in
           ((1e6, 0.20), (2e6, 0.30), (3e6, 0.32), (9e6, 0.40))]  # fmt: skip

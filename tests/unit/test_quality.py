@@ -10,13 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.measure.quality import (
-    AGREEMENT,
-    METRICS,
-    agreement,
-    changed_top,
-    ranking_metrics,
-)
+from rankdistill.export.measure.quality import AGREEMENT, METRICS, agreement, changed_top, ranking_metrics
 
 GAINS = {0: 0, 1: 1, 2: 3, 3: 7}
 

@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from export.bert_graph import write_bert_graph
-from export.checkpoint import save_ranker
-from export.cls_only import ClsOnlyBert
-from export.errors import GraphError
-from export.graph import FP32, FULL, INT8, INT8_AVX2, Graphs, count_nodes
-from export.int8 import Int8
-from export.node_groups import group_names
-from export.quantize_search import Closeness, Limits, search
-from export.runtime.tokens import PairEncoder
-from export.saturation import saturating
-from export.searched import DevLists, SearchedInt8, group_costs
+from rankdistill.export.errors import GraphError
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32, FULL, INT8, INT8_AVX2, Graphs, count_nodes
+from rankdistill.export.graphs.node_groups import group_names
+from rankdistill.export.quantization.greedy_search import Closeness, Limits, search
+from rankdistill.export.quantization.int8 import Int8
+from rankdistill.export.quantization.saturation import saturating
+from rankdistill.export.quantization.searched_int8 import DevLists, SearchedInt8, group_costs
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.checkpoint import save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
 from tests.conftest import THINGS, WORDS, write_encoder
 
 POISONED = "bert.encoder.layer.0.intermediate.dense"

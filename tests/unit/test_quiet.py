@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from export import quiet
+from rankdistill.export import machine_lock
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
 import time
-from export import quiet
+from rankdistill.export import machine_lock as quiet
 with quiet.working():
     print("works", flush=True)
     end = time.monotonic() + 30
@@ -28,7 +28,7 @@ with quiet.working():
 
 HOLDER = """
 import time
-from export import quiet
+from rankdistill.export import machine_lock as quiet
 with quiet.{}():
     print("works", flush=True)
     time.sleep(60)
@@ -65,7 +65,7 @@ def times(process):
 def test_workers_stand_still_while_somebody_measures_and_go_on_after(start):
     workers = [start(), start()]
     time.sleep(0.2)
-    with quiet.alone():
+    with machine_lock.alone():
         begin = time.monotonic()
         time.sleep(0.5)
         end = time.monotonic()
@@ -81,10 +81,12 @@ def test_two_do_not_measure_at_once(start):
     other = start(HOLDER.format("alone"))
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(
-            [sys.executable, "-c", "from export import quiet\nwith quiet.alone(): pass"], timeout=0.7, cwd=ROOT
+            [sys.executable, "-c", "from rankdistill.export import machine_lock as quiet\nwith quiet.alone(): pass"],
+            timeout=0.7,
+            cwd=ROOT,
         )
     other.kill()
-    with quiet.alone():
+    with machine_lock.alone():
         pass
 
 
@@ -93,24 +95,24 @@ def test_a_killed_process_holds_nothing(start, manner):
     process = start(HOLDER.format(manner))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with quiet.alone():
+    with machine_lock.alone():
         pass
 
 
-@pytest.mark.skipif(not quiet.LOCKS.exists(), reason="says who holds a lock: Linux alone")
+@pytest.mark.skipif(not machine_lock.LOCKS.exists(), reason="says who holds a lock: Linux alone")
 def test_a_stopped_worker_is_not_waited_for(start, caplog):
     worker = start()
     worker.send_signal(signal.SIGSTOP)
-    with quiet.alone():
+    with machine_lock.alone():
         pass
     assert f"not waiting for process {worker.pid}: stopped" in caplog.text
 
 
-@pytest.mark.skipif(not quiet.LOCKS.exists(), reason="says who holds a lock: Linux alone")
+@pytest.mark.skipif(not machine_lock.LOCKS.exists(), reason="says who holds a lock: Linux alone")
 def test_who_is_waited_for_is_told(start, caplog):
     caplog.set_level("INFO")
     holder = start(HOLDER.format("working"))
-    waiting = threading.Thread(target=lambda: quiet.alone().__enter__())
+    waiting = threading.Thread(target=lambda: machine_lock.alone().__enter__())
     waiting.start()
     while f"waiting for process {holder.pid} to pause" not in caplog.text:
         time.sleep(0.05)
@@ -119,18 +121,18 @@ def test_who_is_waited_for_is_told(start, caplog):
 
 
 def test_a_worker_that_measures_does_not_wait_for_itself():
-    with quiet.working(), quiet.working():
-        with quiet.alone():
-            assert not quiet._Lock("work").acquire(shared=True, wait=False)
-        quiet.give_way()
-    assert not quiet._workers
+    with machine_lock.working(), machine_lock.working():
+        with machine_lock.alone():
+            assert not machine_lock._Lock("work").acquire(shared=True, wait=False)
+        machine_lock.give_way()
+    assert not machine_lock._workers
 
 
 def test_children_do_not_inherit_the_locks(start):
-    with quiet.working():
+    with machine_lock.working():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
     try:
-        with quiet.alone():
+        with machine_lock.alone():
             pass
     finally:
         child.kill()
@@ -139,6 +141,6 @@ def test_children_do_not_inherit_the_locks(start):
 
 def test_a_system_without_a_place_for_locks_goes_on(monkeypatch, caplog):
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    with quiet.working(), quiet.alone():
-        quiet.give_way()
+    with machine_lock.working(), machine_lock.alone():
+        machine_lock.give_way()
     assert "others on this machine are not waited for" in caplog.text

@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 import contextlib
 from types import SimpleNamespace
-from export.runtime.manifest import Manifest
-from export.runtime.ranker import Ranker
+from rankdistill.export.runtime.manifest import Manifest
+from rankdistill.export.runtime.ranker import Ranker
 class InOrder:
     def rank(self, query, texts, top):
         return [(place, float(-place)) for place in range(len(texts))]
 Ranker.load = lambda *arguments, **options: contextlib.nullcontext(InOrder())
 Manifest.read = lambda *_: SimpleNamespace(doubt=None)
-from export.cli import main
+from rankdistill.export.commands.main import main
 main()
 """
 

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from export.measure.quality import ranking_metrics
-from export.measure.recommendation import (
+from rankdistill.export.gate.estimates import recommendation
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.export.report.recommendation import (
     LEAST_QUERIES,
     NOT_RECOMMENDED,
     NOT_SHOWN,
@@ -20,8 +21,7 @@ from export.measure.recommendation import (
     recommendation_of,
     worse,
 )
-from export.measure.recorded import recommendation
-from export.measure.tradeoff import Bootstrap, Candidate, finite, tied_share, tradeoff_rows, warnings_of
+from rankdistill.export.report.tradeoff import Bootstrap, Candidate, finite, tied_share, tradeoff_rows, warnings_of
 from tests.unit.test_tradeoff import latency
 
 FORM = {
@@ -198,7 +198,7 @@ def recorded(rows_of, **models):
     """What a bundle records of these scores, teacher and student first."""
     found = []
     for name, values in models.items():
-        from export.measure.quality import agreement
+        from rankdistill.export.measure.quality import agreement
 
         quality = ranking_metrics(values, GRADES, OFFSETS) | agreement(values, models["teacher"], OFFSETS)
         engine, precision = FORM.get(name, (None, None))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.measure.budget import Budget
-from export.measure.gate import Estimate, Missing, judge
-from export.measure.intervals import LEAST_QUERIES
-from export.measure.recorded import latency_estimates, quality_estimates
+from rankdistill.export.gate.budget import Budget
+from rankdistill.export.gate.decision import Estimate, Missing, judge
+from rankdistill.export.gate.estimates import latency_estimates, quality_estimates
+from rankdistill.export.measure.intervals import LEAST_QUERIES
 
 SAMPLES = 4
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill import inputs, records
-from distill.records import ArrowWriter, TextTable
+from rankdistill.data import records, shortened_items
+from rankdistill.data.records import ArrowWriter, TextTable
 
 
 def test_no_text_has_offsets_that_end_at_2_gib():
-    for schema in (records.TEXT_SCHEMA, records.ITEM_SCHEMA, inputs.SCHEMA):
-        texts = [each.type for each in schema if each.name in ("id", "text", inputs.WHOLE)]
+    for schema in (records.TEXT_SCHEMA, records.ITEM_SCHEMA, shortened_items.SCHEMA):
+        texts = [each.type for each in schema if each.name in ("id", "text", shortened_items.WHOLE)]
         assert texts == [pa.large_string()] * len(texts)
         assert not [each for each in schema if each.type in (pa.string(), pa.binary())]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distill import references
-from distill.references import register
-from distill.stages import Stage, Store
-from distill.store_cli import app
-from distill.sweep.jobs import _begin_again
-from export.files import relative_path
+from rankdistill.commands.store import app
+from rankdistill.export.files import relative_path
+from rankdistill.store import references
+from rankdistill.store.references import register
+from rankdistill.store.stages import Stage, Store
+from rankdistill.sweep.jobs import _begin_again
 
 STAGE = Stage("teacher", 1)
 OTHER = replace(STAGE, version=2)
@@ -195,7 +195,7 @@ def test_a_job_that_is_begun_again_keeps_what_it_stood_on(runs):
 def test_a_stage_that_a_living_run_has_found_and_not_yet_named_is_kept(runs):
     code = f"""
 from pathlib import Path
-from distill.stages import Stage, Store
+from rankdistill.store.stages import Stage, Store
 Store(Path({str(runs / "stages")!r}), holding=True).get(Stage("teacher", 1), None)
 print("found", flush=True)
 input()

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from distill import refit as refit_
-from distill.importance import magnitude
-from distill.refit import refit
-from distill.shrink import Parts, choose_parts, cut
-from distill.width import Width
-from export.split_bert import split
+from rankdistill.export.torch_models.split_bert import split
+from rankdistill.models import refit as refit_
+from rankdistill.models.importance import magnitude
+from rankdistill.models.narrowing import Parts, choose_parts, cut
+from rankdistill.models.refit import refit
+from rankdistill.options.student_width import Width
 from tests.unit.test_shrink import HEADS, HIDDEN, LAYERS, NEURONS, TEACHER, Pairs, bert, scores
 
 PAIRS = Pairs(queries=20)

@@ -10,16 +10,16 @@ import time
 import numpy as np
 import pytest
 
-from export.errors import BundleError, UserError
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.manifest import MANIFEST
-from export.runtime.plan import OneModel
-from export.runtime.swap import Model, Slot
-from export.runtime.trial import Probation, TrialBudget
-from export.serve import reload
-from export.serve.commands import Commands, current
-from export.serve.reload import Reload
-from export.serve.served import Served, ServedLevel
+from rankdistill.export.errors import BundleError, UserError
+from rankdistill.export.runtime.manifest import MANIFEST
+from rankdistill.export.runtime.plan import OneModel
+from rankdistill.export.serve.models import reload
+from rankdistill.export.serve.models.model_slot import Model, Slot
+from rankdistill.export.serve.models.reload import Reload
+from rankdistill.export.serve.models.served_bundle import Served, ServedLevel
+from rankdistill.export.serve.models.trial import Probation, TrialBudget
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
+from rankdistill.export.serve.worker_commands import Commands, current
 from tests.fake_ranker import FakePairs, FakeRanker
 
 ITEMS = ["x" * (number + 1) for number in range(30)]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from export import replay
+from rankdistill.export.bundle import golden_replay
 
 
 class PanicException(BaseException):  # the name that pyo3 gives
@@ -22,9 +22,9 @@ def findings(monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(replay, "_golden_rows", lambda _: [{}])
-    monkeypatch.setattr(replay.PairEncoder, "load", fail)
-    return [*replay.check_golden(SimpleNamespace(folder=Path("bundle"), max_length=16), [])]
+    monkeypatch.setattr(golden_replay, "_golden_rows", lambda _: [{}])
+    monkeypatch.setattr(golden_replay.PairEncoder, "load", fail)
+    return [*golden_replay.check_golden(SimpleNamespace(folder=Path("bundle"), max_length=16), [])]
 
 
 @pytest.mark.parametrize("error", [Exception("broken"), PanicException("broken")], ids=["exception", "panic"])

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from export import files
-from export.measure import report
-from export.measure.report import write_report
-from export.measure.table import finding, print_tradeoff, shown, shown_interval, tradeoff_table
+from rankdistill.export import files
+from rankdistill.export.report import report_page
+from rankdistill.export.report.report_page import write_report
+from rankdistill.export.report.tradeoff_table import finding, print_tradeoff, shown, shown_interval, tradeoff_table
 
 NO_SPEED = dict.fromkeys(
     "p50_ms p95_ms p99_ms pairs_per_s cpu_ms_per_query speedup speedup_ci speedup_wall speedup_wall_ci size_mb params "
@@ -219,9 +219,9 @@ def test_names_of_close_points_and_their_leaders_do_not_overlap():
     names = []
     for i, point in enumerate(points):
         taken = [box for other in drawn[:i] + drawn[i + 1 :] for box in other] + names
-        box = report._free_place(point, (140.0, 16.0), drawn[i], taken, (0.0, 0.0, 700.0, 400.0))
-        assert report._overlap([box], [*drawn[i], *taken]) == 0
-        names += [box, *report._leader(point, box)]
+        box = report_page._free_place(point, (140.0, 16.0), drawn[i], taken, (0.0, 0.0, 700.0, 400.0))
+        assert report_page._overlap([box], [*drawn[i], *taken]) == 0
+        names += [box, *report_page._leader(point, box)]
 
 
 @pytest.mark.parametrize(("width", "terminal"), [(80, False), (80, True), (100, False), (100, True)])
@@ -278,8 +278,8 @@ def test_values_are_written_sensibly(value, kind, text):
 
 def test_the_plot_of_its_own_file_is_whole_xml_in_real_colours(tradeoff, hostile):
     for rows in (tradeoff["rows"], hostile["rows"]):
-        root = ElementTree.fromstring(report.plot_file(rows))
+        root = ElementTree.fromstring(report_page.plot_file(rows))
         assert root.tag.endswith("svg")
         assert (root.get("width"), root.get("height")) == ("940", "560")
-        assert "var(--" not in report.plot_file(rows)
-    assert report.plot_file([row for row in tradeoff["rows"] if row["p50_ms"] is None]) == ""
+        assert "var(--" not in report_page.plot_file(rows)
+    assert report_page.plot_file([row for row in tradeoff["rows"] if row["p50_ms"] is None]) == ""

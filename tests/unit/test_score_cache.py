@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.runtime import policy
-from export.runtime.dispatcher import Dispatcher
-from export.runtime.job import Answer, QueueFull
-from export.runtime.plan import OneModel, Step, score
-from export.runtime.score_cache import MOST_PAGES, PAGE_BYTES, PAGE_ITEMS, Cached, ScoreCache, warm
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.plan import OneModel, Step, score
+from rankdistill.export.serve.caching.score_cache import MOST_PAGES, PAGE_BYTES, PAGE_ITEMS, Cached, ScoreCache, warm
+from rankdistill.export.serve.scheduling import policy
+from rankdistill.export.serve.scheduling.dispatcher import Dispatcher
+from rankdistill.export.serve.scheduling.job import Answer, QueueFull
 
 LARGE = 1000 * PAGE_BYTES
 
@@ -260,7 +260,7 @@ def test_memory_is_what_was_allowed():
     code = """
 import os, sys
 import numpy as np
-from export.runtime.score_cache import ScoreCache
+from rankdistill.export.serve.caching.score_cache import ScoreCache
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 scores, items, most = np.random.rand(40).astype(np.float32), [str(n) for n in range(40)], 40_000_000

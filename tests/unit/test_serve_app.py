@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from export.runtime.plan import OneModel
-from export.runtime.swap import Model
-from export.serve.app import create_app
-from export.serve.served import Served, ServedLevel
-from export.serve.service import Service
-from export.serve.settings import Limits, Log, Queue, Settings
+from rankdistill.export.runtime.plan import OneModel
+from rankdistill.export.serve.http.app import create_app
+from rankdistill.export.serve.models.model_slot import Model
+from rankdistill.export.serve.models.served_bundle import Served, ServedLevel
+from rankdistill.export.serve.service import Service
+from rankdistill.export.serve.settings import Limits, Log, Queue, Settings
 from tests.fake_ranker import FakeEmbedder, FakeRanker, body, logit
 
 JSON = {"content-type": "application/json"}

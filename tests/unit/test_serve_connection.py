@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import pytest
 import uvicorn
 
-from export.serve.app import create_app
-from export.serve.server import configure
-from export.serve.service import Service
-from export.serve.settings import Limits, Settings
+from rankdistill.export.serve.http.app import create_app
+from rankdistill.export.serve.server import configure
+from rankdistill.export.serve.service import Service
+from rankdistill.export.serve.settings import Limits, Settings
 from tests.fake_ranker import FakeEmbedder, FakeRanker, body
 from tests.unit.test_serve_app import model_of
 

@@ -8,8 +8,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from export.serve.protocol import bounded
-from export.serve.settings import Limits
+from rankdistill.export.serve.http.protocol import bounded
+from rankdistill.export.serve.settings import Limits
 
 WHOLE = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
 HALF = b"GET /health HTTP/1.1\r\nhos"

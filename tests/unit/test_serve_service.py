@@ -10,13 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from export.runtime.job import DeadlinePassed
-from export.runtime.plan import OneModel
-from export.runtime.score_cache import Cached, ScoreCache
-from export.runtime.swap import Model
-from export.serve.served import Served, ServedLevel
-from export.serve.service import PRIORITIES, RankRequest, Service
-from export.serve.settings import Queue, Settings
+from rankdistill.export.runtime.plan import OneModel
+from rankdistill.export.serve.caching.score_cache import Cached, ScoreCache
+from rankdistill.export.serve.models.model_slot import Model
+from rankdistill.export.serve.models.served_bundle import Served, ServedLevel
+from rankdistill.export.serve.scheduling.job import DeadlinePassed
+from rankdistill.export.serve.service import PRIORITIES, RankRequest, Service
+from rankdistill.export.serve.settings import Queue, Settings
 from tests.fake_ranker import FakeRanker, logit
 
 

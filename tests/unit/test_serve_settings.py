@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.serve.server import _is_loopback, serve
-from export.serve.settings import Settings, Tokens
+from rankdistill.export.errors import UserError
+from rankdistill.export.serve.server import _is_loopback, serve
+from rankdistill.export.serve.settings import Settings, Tokens
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from distill.online.shards import average, deal, train_on
-from distill.online.training import train_update
-from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, Train
-from export.runtime.tokens import PairEncoder
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.online.federated_averaging import average, deal, train_on
+from rankdistill.online.update_trainer import train_update
+from rankdistill.options import AllUpdate, HeadUpdate, LoraUpdate, Train
 from tests.update_parts import DEVICE, lessons_of, random_lists, small_model
 
 STEADY = {"warmup": 0.0, "learning_rate": 1e-3, "group_size": 6, "batch_groups": 4, "optimizer": "new"}

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from export.errors import UserError
-from export.runtime.processor import kernels
-from export.runtime.score_cache import PAGE_BYTES, ScoreCache
-from export.runtime.shared_scores import FIRST_S, LONGEST_S, MOST_WAITING, Breaker, SharedScores
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.processor import kernels
+from rankdistill.export.serve.caching.redis_scores import FIRST_S, LONGEST_S, MOST_WAITING, Breaker, SharedScores
+from rankdistill.export.serve.caching.score_cache import PAGE_BYTES, ScoreCache
 from tests.redis_server import RedisServer, free_port
 
 PREFIX = b"rankdistill:%s:" % kernels().encode()

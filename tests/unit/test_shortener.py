@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.errors import BundleError
-from export.runtime.shortener import Shortener, terms_of
-from export.unsafe import unsafe_content
+from rankdistill.export.bundle.unsafe_files import unsafe_content
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.text.shortener import Shortener, terms_of
 
 PARTS = [
     "red", "Red", "RED", "car", "lamp", "x9", "a_b", "Straße", "STRASSE", "naïve", "cafe\u0301s", "हिन्दी", "शब्द", "Ω",

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import importance as importance_
-from distill.importance import Importance, fisher, magnitude, measure, taylor
-from distill.masked import Masks, masked_scores
-from distill.records import Split
-from distill.shrink import Parts, choose_parts, cut
-from distill.width import Width
-from export.checkpoint import load_ranker, save_ranker
-from export.cls_only import ClsOnlyBert
+from rankdistill.data.records import Split
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.models import importance as importance_
+from rankdistill.models.importance import Importance, fisher, magnitude, measure, taylor
+from rankdistill.models.masked_bert import Masks, masked_scores
+from rankdistill.models.narrowing import Parts, choose_parts, cut
+from rankdistill.options.student_width import Width
 
 LAYERS, HIDDEN, HEADS, NEURONS = 2, 16, 4, 24
 TEACHER = Width(HIDDEN, HEADS, NEURONS)
 
 
 class Pairs:
-    """Random pairs of 5 to 9 tokens, as `distill.tokens.PairTokens` gives them: 6 queries with 8 candidates each."""
+    """Random pairs of 5 to 9 tokens, as `tokens.PairTokens` gives them: 6 queries with 8 candidates each."""
 
     def __init__(self, queries: int = 6, candidates: int = 8) -> None:
         rng = np.random.default_rng(0)

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from export import signature
-from export.errors import BundleError, UserError
+from rankdistill.export.bundle import signature
+from rankdistill.export.errors import BundleError, UserError
 from tests.faults import bundles
 
 pytest.importorskip("cryptography")

@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
-import export
-from export.dockerfile import write_dockerfile
+from rankdistill.export import SILENT
+from rankdistill.export.bundle.dockerfile import write_dockerfile
 
 ROOT = Path(__file__).parents[2]
-DOORS = ["export.runtime", "export.cli", "export.serve.app", "export.serve.ray_app", "export.runtime.scorer"]
-TRAINING_DOORS = ["distill", "distill.__main__", "distill.errors", "distill.sweep.jobs"]
+DOORS = [
+    "rankdistill.export.runtime",
+    "rankdistill.export.commands.main",
+    "rankdistill.export.serve.http.app",
+    "rankdistill.export.serve.ray_app",
+    "rankdistill.export.runtime.scorer",
+]
+TRAINING_DOORS = ["rankdistill", "rankdistill.__main__", "rankdistill.errors", "rankdistill.sweep.jobs"]
 TOLD = """
 import importlib, json, os, sys
 class Watch:
@@ -33,7 +39,7 @@ print(json.dumps([seen, {key: os.environ.get(key) for key in names}]))
 
 def environment(tmp_path: Path, **own: str) -> dict[str, str]:
     """Return an environment with an empty home, in which nothing is silenced yet."""
-    unwanted = {*export.SILENT, "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"}
+    unwanted = {*SILENT, "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"}
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return kept | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | own
 
@@ -44,7 +50,7 @@ def left(home: Path) -> list[str]:
 
 def told(modules: list[str], env: dict[str, str]) -> tuple[dict, dict]:
     """Return what the environment said when libraries were first looked for, and in the end."""
-    command = [sys.executable, "-c", TOLD, json.dumps([*export.SILENT]), *modules]
+    command = [sys.executable, "-c", TOLD, json.dumps([*SILENT]), *modules]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     seen, end = json.loads(done.stdout)
@@ -54,20 +60,20 @@ def told(modules: list[str], env: dict[str, str]) -> tuple[dict, dict]:
 @pytest.mark.parametrize("door", [*DOORS, *TRAINING_DOORS])
 def test_libraries_are_silenced_before_they_are_imported_whatever_is_imported_first(door, tmp_path):
     seen, end = told([door], environment(tmp_path))
-    assert end == export.SILENT
-    assert all(then == export.SILENT for then in seen.values())
+    assert end == SILENT
+    assert all(then == SILENT for then in seen.values())
     assert left(tmp_path) == []
 
 
 def test_onnxruntime_is_loaded_by_the_runtime_after_it_was_silenced(tmp_path):
-    seen, _ = told(["export.runtime.ranker"], environment(tmp_path))
-    assert seen["onnxruntime"] == export.SILENT
+    seen, _ = told(["rankdistill.export.runtime.ranker"], environment(tmp_path))
+    assert seen["onnxruntime"] == SILENT
     assert left(tmp_path) == []
 
 
 def test_what_a_user_has_set_stays(tmp_path):
-    own = {name: "0" if value != "0" else "1" for name, value in export.SILENT.items()}
-    assert told(["distill"], environment(tmp_path, **own))[1] == own
+    own = {name: "0" if value != "0" else "1" for name, value in SILENT.items()}
+    assert told(["rankdistill"], environment(tmp_path, **own))[1] == own
 
 
 @pytest.mark.parametrize("package", ["distill", "export"])
@@ -75,7 +81,7 @@ def test_a_package_that_loads_such_libraries_is_below_one_that_silences_them(pac
     """Python runs a package's `__init__` before each of its modules; it must do so before it imports anything else."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
     first = next(node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
-    assert [alias.name for alias in first.names] == [{"distill": "export", "export": "os"}[package]]
+    assert [alias.name for alias in first.names] == [{"distill": "rankdistill.export", "export": "os"}[package]]
 
 
 def test_the_bundles_image_is_silent_too(tmp_path):

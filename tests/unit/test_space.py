@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from distill.errors import ConfigError
-from distill.sweep.space import Space
+from rankdistill.errors import ConfigError
+from rankdistill.sweep.search_space import Space
 
 
 def space(*overrides: str) -> Space:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from export.checkpoint import load_ranker, save_ranker
-from export.cls_only import ClsOnlyBert
-from export.packing import CHUNK
-from export.split_bert import SplitBert, split
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.export.torch_models.packing import CHUNK
+from rankdistill.export.torch_models.split_bert import SplitBert, split
 
 LAYERS, POSITION = 4, 7
 SIZES = st.lists(st.tuples(st.integers(2, 9), st.integers(1, 14)), min_size=1, max_size=CHUNK + 4)

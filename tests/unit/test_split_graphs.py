@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from export.bert_graph import write_bert_graph
-from export.checkpoint import load_ranker, save_ranker
-from export.graph import FP32, FULL, FUSED, GRAPHS_FILE, INT8_AVX2, WEIGHT8, halves
-from export.int8 import Int8
-from export.onnx import Weight8, write_graphs
-from export.runtime.item_states import PARTS, ItemStates
-from export.runtime.scorer import open_session
-from export.runtime.split_scorer import ITEM_SCALES, ITEM_STATES, QUERY_STATES, STATES, UPPER_INPUTS, SplitScorer
-from export.split_bert import split
-from export.split_graph import item_parts, write_split_graphs
+from rankdistill.export.graphs.bert_graph import write_bert_graph
+from rankdistill.export.graphs.graph_files import FP32, FULL, FUSED, GRAPHS_FILE, INT8_AVX2, WEIGHT8, halves
+from rankdistill.export.graphs.split_bert_graph import item_parts, write_split_graphs
+from rankdistill.export.quantization.int8 import Int8
+from rankdistill.export.quantization.ranker_graphs import Weight8, write_graphs
+from rankdistill.export.runtime.item_states import PARTS, ItemStates
+from rankdistill.export.runtime.scorer import open_session
+from rankdistill.export.runtime.split_scorer import (
+    ITEM_SCALES,
+    ITEM_STATES,
+    QUERY_STATES,
+    STATES,
+    UPPER_INPUTS,
+    SplitScorer,
+)
+from rankdistill.export.torch_models.checkpoint import load_ranker, save_ranker
+from rankdistill.export.torch_models.split_bert import split
 from tests.unit.test_split_bert import LAYERS, POSITION, ordinary, pairs
 
 PAIRS = pairs([(3, 9), (5, 2), (4, 4), (9, 14), (2, 1)], 2)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distill.errors import ConfigError
-from distill.student import item_position
-from distill.validate import validate
+from rankdistill.errors import ConfigError
+from rankdistill.models.student import item_position
+from rankdistill.pipeline.validation import validate
 from tests.composing import composed
 
 REFUSED = {

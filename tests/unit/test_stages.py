@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distill.stages import Stage, Store
-from distill.store_cli import app
-from export.files import write_atomic
+from rankdistill.commands.store import app
+from rankdistill.export.files import write_atomic
+from rankdistill.store.stages import Stage, Store
 
 STAGE = Stage("teacher", 1, {"lr": 0.1}, {"data": "data-1"}, {"vocab.txt": "ab"}, ("numpy",), {"cores": 2})
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill import state_losses
-from distill.device import Device
-from distill.errors import ConfigError
-from distill.imitation import PROJECTIONS, Imitation, imitating
-from distill.schema import Attention, Embedding, Hidden, Relations
-from distill.state_terms import Shape, mapped_layers, problems
-from distill.states import Place, every_token, recording
-from export.cls_only import ClsOnlyBert
+from rankdistill.errors import ConfigError
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.losses import state_losses
+from rankdistill.losses.state_terms import Shape, mapped_layers, problems
+from rankdistill.options import Attention, Embedding, Hidden, Relations
+from rankdistill.training.device import Device
+from rankdistill.training.recorded_states import Place, every_token, recording
+from rankdistill.training.teacher_states import PROJECTIONS, Imitation, imitating
 
 FP32 = Device("cpu", bf16=False, attention="eager")
 

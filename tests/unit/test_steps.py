@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import set_seed
 
-from distill import losses
-from distill.batches import Collator
-from distill.data import beir as beir_data
-from distill.device import Device
-from distill.errors import ConfigError
-from distill.groups import NONE
-from distill.records import RankingData, Split
-from distill.schema import Fit, Train
-from distill.tokens import PairTokens, TokenColumn, TokenTable, write
-from distill.train import train_ranker
-from export.cls_only import ClsOnlyBert
-from export.runtime.tokens import PairEncoder
+from rankdistill.data import beir as beir_data
+from rankdistill.data.records import RankingData, Split
+from rankdistill.data.tokens import PairTokens, TokenColumn, TokenTable, write
+from rankdistill.errors import ConfigError
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.losses import score_losses
+from rankdistill.options import Fit, Train
+from rankdistill.training.collator import Collator
+from rankdistill.training.device import Device
+from rankdistill.training.steps import NONE
+from rankdistill.training.trainer import train_ranker
 
 TEXTS = st.lists(st.integers(0, 40), min_size=1, max_size=9)
 
@@ -75,11 +75,11 @@ def test_every_group_weighs_the_same_however_many_share_its_step(data):
     collator = Collator(pairs, {"teacher": teacher}, mean_groups=3.0)
     scores = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     total = sum(
-        batch["weight"] * losses.margin_mse(part, batch["teacher"], batch["mask"])
+        batch["weight"] * score_losses.margin_mse(part, batch["teacher"], batch["mask"])
         for batch, part in zip((collator([step]) for step in steps), (scores[:1], scores[1:]), strict=True)
     )
     together = collator([rows])
-    whole = losses.margin_mse(scores, together["teacher"], together["mask"])
+    whole = score_losses.margin_mse(scores, together["teacher"], together["mask"])
     torch.testing.assert_close(total / len(steps), whole)
 
 
@@ -109,7 +109,7 @@ def train(data, encoder, out, *, stop: float | None = None, accumulate: int = 1,
     out.mkdir(exist_ok=True)
     train_ranker(
         model, pairs, dev, {"teacher": teacher},
-        lambda scores, batch: losses.margin_mse(scores, batch["teacher"], batch["mask"]),
+        lambda scores, batch: score_losses.margin_mse(scores, batch["teacher"], batch["mask"]),
         fit=Fit(**{"epochs": 3, "learning_rate": 1e-3, "group_size": 4, "evaluations": 4, "keep": "last"} | fit),
         train=Train(dropout=0.1, accumulate=accumulate), device=Device("cpu", False, "eager"), seed=0, out=out,
         what="student", watch=watch,

@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from distill import making
-from distill.errors import ConfigError
-from distill.importance import magnitude
-from distill.schema import Student
-from distill.shrink import choose_parts, cut
-from distill.student import choose_layers
-from distill.width import Width, freezes, head_counts, student_width, validate_student
-from export.cls_only import ClsOnlyBert
+from rankdistill.errors import ConfigError
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.models.importance import magnitude
+from rankdistill.models.narrowing import choose_parts, cut
+from rankdistill.models.student import choose_layers
+from rankdistill.options import Student
+from rankdistill.options.student_width import Width, freezes, head_counts, student_width, validate_student
+from rankdistill.pipeline import model_stages
 from tests.composing import composed
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ def test_what_tells_of_importance_is_no_part_of_a_student_that_leaves_nothing_ou
     made = SimpleNamespace(key="key", folder=tmp_path)
     store = SimpleNamespace(get=lambda stage, *_, **__: stage.key)
     keys = {
-        making.student(store, composed(f"student={student}", *override), made, made, made, made, None, {})
+        model_stages.student(store, composed(f"student={student}", *override), made, made, made, made, None, {})
         for override in ((), ("student.importance=taylor",), ("student.importance_pairs=64",))
     }
     assert len(keys) == (3 if depends else 1)

@@ -13,11 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from distill.errors import ConfigError
-from distill.pruning import Curve, Pruned
-from distill.sweep import study as study_
-from distill.sweep.space import Space
-from distill.sweep.study import OWNER, Study, check_options
+from rankdistill.errors import ConfigError
+from rankdistill.sweep import optuna_study as study_
+from rankdistill.sweep.optuna_study import OWNER, Study, check_options
+from rankdistill.sweep.search_space import Space
+from rankdistill.training.median_stopping import Curve, Pruned
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from export.errors import UserError
-from export.measure import evaluation, subject
-from export.measure.budget import Budget
-from export.measure.subject import teacher_of
+from rankdistill.export.errors import UserError
+from rankdistill.export.gate import measurements
+from rankdistill.export.gate.budget import Budget
+from rankdistill.export.gate.measurements import teacher_of
+from rankdistill.export.report import evaluation
 from tests.run_folders import write_record, write_run
 
 
@@ -83,9 +84,11 @@ def test_a_result_that_names_no_teacher_is_told(tmp_path):
     ],
 )
 def test_a_process_that_measures_no_memory_is_told_by_how_it_ended(monkeypatch, tmp_path, program, told):
-    monkeypatch.setattr(subject, "MEMORY", program)
+    monkeypatch.setattr(measurements, "MEMORY", program)
     budget = Budget.of({"require": ["peak_rss_mb <= 1"]}, "here")
-    found = subject.measure(subject.Subject(tmp_path, "fp32"), budget, [], lambda what, share: None)["peak_rss_mb"]
+    found = measurements.measure(measurements.Subject(tmp_path, "fp32"), budget, [], lambda what, share: None)[
+        "peak_rss_mb"
+    ]
     assert found.reason.endswith(told)
 
 
@@ -110,10 +113,10 @@ def against(monkeypatch, tmp_path, *baseline):
             for precision, value in (("fp32", 0.6), ("int8", 0.5))
         ]
         evaluation.rewrite(tmp_path / name / "evaluation.json.gz", {"queries": list(range(9)), "models": models})
-    monkeypatch.setattr(subject, "Manifest", SimpleNamespace(read=lambda folder: bundles[folder.name]))
+    monkeypatch.setattr(measurements, "Manifest", SimpleNamespace(read=lambda folder: bundles[folder.name]))
     budget = Budget.of({"require": ["quality_difference >= -0.01"]}, "here")
-    held = subject.Subject(tmp_path / "own", "int8", tmp_path / "baseline")
-    return subject.measure(held, budget, [], lambda what, share: None)["quality_difference"]
+    held = measurements.Subject(tmp_path / "own", "int8", tmp_path / "baseline")
+    return measurements.measure(held, budget, [], lambda what, share: None)["quality_difference"]
 
 
 def test_quality_is_compared_with_the_graph_that_the_baseline_serves(monkeypatch, tmp_path):

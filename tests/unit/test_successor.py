@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from export.card import first_line, with_verdict
-from export.measure.recommendation import Recommendation
-from export.runtime.manifest import EVALUATION
-from export.successor import Measured, _measure, _verdict
+from rankdistill.export.bundle.card import first_line, with_verdict
+from rankdistill.export.bundle.successor import Measured, _measure, _verdict
+from rankdistill.export.report.recommendation import Recommendation
+from rankdistill.export.runtime.manifest import EVALUATION
 from tests.unit.test_recommendation import CASES, QUERIES, recorded
 
 

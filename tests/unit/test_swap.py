@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import UserError
-from export.runtime.swap import Model, Slot
+from rankdistill.export.errors import UserError
+from rankdistill.export.serve.models.model_slot import Model, Slot
 
 
 def model(name, closed):

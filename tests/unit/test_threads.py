@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from export.runtime.threads import allotted_cores, available_cores
+from rankdistill.export.runtime.threads import allotted_cores, available_cores
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -58,8 +58,8 @@ def test_a_launchers_share_is_kept(monkeypatch, share, expected):
 def test_training_keeps_to_a_launchers_share(monkeypatch):
     import torch
 
-    from distill.device import Device
-    from distill.schema import Train
+    from rankdistill.options import Train
+    from rankdistill.training.device import Device
 
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertTokenizer
 
-from distill.records import RankingData, RankingWriter
-from distill.tokens import PairTokens, TokenTable, length_sorted, write
-from export.errors import ModelError
-from export.runtime import tokens as tokens_
-from export.runtime.tokens import PairEncoder, kept_lengths
-from export.runtime.words import Words
+from rankdistill.data.records import RankingData, RankingWriter
+from rankdistill.data.tokens import PairTokens, TokenTable, length_sorted, write
+from rankdistill.export.errors import ModelError
+from rankdistill.export.runtime.text import tokens as tokens_
+from rankdistill.export.runtime.text.tokens import PairEncoder, kept_lengths
+from rankdistill.export.runtime.text.word_tokens import Words
 
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(["red", "car", "blue", "x9", "東京", "🙂"]), max_size=30).map(
     " ".join
@@ -120,7 +120,7 @@ def test_only_bert_tokenizers_have_the_short_way(encoder):
 
 
 def test_words_beyond_what_is_kept_are_asked_for_again(encoder, monkeypatch):
-    monkeypatch.setattr("export.runtime.words.MOST_WORDS", 3)
+    monkeypatch.setattr("rankdistill.export.runtime.text.word_tokens.MOST_WORDS", 3)
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     words = Words.of(tokenizer)
     for text in ("red car", "blue boat and lamp", "red lamp", "old chair table red") * 3:

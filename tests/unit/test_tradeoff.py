@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from export.measure.latency import Latency
-from export.measure.quality import ranking_metrics
-from export.measure.tradeoff import Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
+from rankdistill.export.measure.latency import Latency
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.export.report.tradeoff import Bootstrap, Candidate, finite, tradeoff_rows, warnings_of
 
 HOW = Bootstrap(confidence=0.95, resamples=500, seed=0)
 QUERIES, CANDIDATES = 40, 12

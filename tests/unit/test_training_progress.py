@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from transformers import DefaultFlowCallback, TrainerControl, TrainerState, TrainingArguments
 
-from distill import training_progress
-from distill.device import Device
-from distill.schema import Fit, Train
-from distill.training_arguments import training_arguments
-from distill.training_progress import LastEvaluation, ProgressCallback
+from rankdistill.options import Fit, Train
+from rankdistill.training import callbacks
+from rankdistill.training.arguments import training_arguments
+from rankdistill.training.callbacks import LastEvaluation, ProgressCallback
+from rankdistill.training.device import Device
 
 
 class Bar:
@@ -42,7 +42,7 @@ def test_as_many_evaluations_as_asked_for_and_one_at_the_end(tmp_path, steps, as
 @pytest.mark.parametrize("start", [0, 400])
 @pytest.mark.parametrize("pairs_per_step", [14.6, 15.4, 0.4])
 def test_the_bar_ends_with_the_last_step(monkeypatch, tmp_path, pairs_per_step, start):
-    monkeypatch.setattr(training_progress, "Progress", Bar)
+    monkeypatch.setattr(callbacks, "Progress", Bar)
     callback = ProgressCallback("teacher", pairs_per_step)
     state = TrainerState(max_steps=1743, global_step=start)
     told = (TrainingArguments(output_dir=str(tmp_path)), state, TrainerControl())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from export.runtime.trial import Trial, TrialBudget, overlap
+from rankdistill.export.serve.models.trial import Trial, TrialBudget, overlap
 
 SCORES = np.linspace(1, 0, 30, dtype=np.float32)
 

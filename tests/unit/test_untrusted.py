@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import BundleError
-from export.runtime import untrusted
-from export.runtime.untrusted import MOST_DEPTH, hash_file, nests_deeper, parse_json, read_bytes, read_json
+from rankdistill.export.errors import BundleError
+from rankdistill.export.runtime.untrusted import bounded_files
+from rankdistill.export.runtime.untrusted.bounded_files import (
+    MOST_DEPTH,
+    hash_file,
+    nests_deeper,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 
 texts = st.text(alphabet=st.characters(codec="utf-8"))
 brackets = st.text(alphabet='[]{}"\\,: a')
@@ -106,7 +113,7 @@ def test_a_text_made_to_take_long_takes_seconds_and_little_memory(content):
 
 
 def test_more_values_than_a_vocabulary_has_are_refused_unparsed(monkeypatch):
-    monkeypatch.setattr(untrusted, "MOST_MARKS", 10)
+    monkeypatch.setattr(bounded_files, "MOST_MARKS", 10)
     assert parse_json(b"[0,0,0,0,0,0,0,0]", "x") == [0] * 8
     with pytest.raises(BundleError, match="more than 10 values"):
         parse_json(b"[0,0,0,0,0,0,0,0,0,0,0]", "x")

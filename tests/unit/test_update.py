@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.online.catalogue import Catalogue
-from distill.online.seen import SeenEvents
-from distill.online.state import State
-from distill.online.update import REFUSED_, WAITING, roll_back, run_update
-from distill.online.versions import FIRST, UPDATE, Published
-from distill.schema import HeadUpdate, Train, Updating
-from export.runtime.event_log import Cursor
+from rankdistill.export.runtime.event_log import Cursor
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.update import REFUSED_, WAITING, roll_back, run_update
+from rankdistill.online.version_state import State
+from rankdistill.online.versions import FIRST, UPDATE, Published
+from rankdistill.options import HeadUpdate, Train, Updating
 from tests.event_rows import append, append_lines, make_events
 from tests.update_parts import random_lists
 

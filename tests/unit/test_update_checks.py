@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distill.online import checks
-from distill.online.feedback import Counts
-from distill.records import Split
-from distill.schema import HeadUpdate
+from rankdistill.data.records import Split
+from rankdistill.online import checks
+from rankdistill.online.events.feedback import Counts
+from rankdistill.options import HeadUpdate
 from tests.update_parts import shown
 
 UPDATE = HeadUpdate(resamples=200)

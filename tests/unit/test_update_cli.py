@@ -9,10 +9,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from distill.errors import ConfigError
-from distill.online.cli import composed, convert, parsed
-from distill.online.update import source_of
-from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate
+from rankdistill.commands.update import composed, convert, parsed
+from rankdistill.errors import ConfigError
+from rankdistill.online.update import source_of
+from rankdistill.options import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate
 
 KINDS = {"head": HeadUpdate, "top_k_layers": TopLayersUpdate, "lora": LoraUpdate, "all": AllUpdate}
 CONF = Path(__file__).parents[2] / "conf"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.online.versions import Published
-from export.files import write_atomic
+from rankdistill.export.files import write_atomic
+from rankdistill.online.versions import Published
 from tests.bench_scripts import bench_script
 
 

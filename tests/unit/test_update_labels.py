@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.online.labels import label_check
-from distill.records import Split
-from distill.schema import HeadUpdate
-from export.measure.quality import ranking_metrics
+from rankdistill.data.records import Split
+from rankdistill.export.measure.quality import ranking_metrics
+from rankdistill.online.label_check import label_check
+from rankdistill.options import HeadUpdate
 
 UPDATE = HeadUpdate()
 SIZE = 6

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distill.data import beir as beir_data
-from distill.errors import StoreError
-from distill.online.catalogue import Catalogue
-from distill.online.feedback import read_feedback
-from distill.online.lists import cut_newest, lists_of, load, save, tokenise, told
-from distill.online.replay import Old, calibration, joined, rows_of
-from distill.records import UNKNOWN, RankingData
-from distill.schema.update import Events
-from distill.tokens import PairTokens, TokenTable, write
-from export.runtime.tokens import PairEncoder
+from rankdistill.data import beir as beir_data
+from rankdistill.data.records import UNKNOWN, RankingData
+from rankdistill.data.tokens import PairTokens, TokenTable, write
+from rankdistill.errors import StoreError
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.online.events.catalogue import Catalogue
+from rankdistill.online.events.feedback import read_feedback
+from rankdistill.online.events.labelled_lists import cut_newest, lists_of, load, save, tokenise, told
+from rankdistill.online.replay import Old, calibration, joined, rows_of
+from rankdistill.options.update import Events
 from tests.event_rows import append, make_events
 from tests.update_parts import random_lists, shown
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from distill import losses
-from distill.online.anchor import update_loss, weighted_labels
-from distill.records import UNKNOWN
+from rankdistill.data.records import UNKNOWN
+from rankdistill.losses import score_losses
+from rankdistill.online.update_loss import update_loss, weighted_labels
 
 
 def batch(groups=5, size=6, seed=0):
@@ -48,7 +48,9 @@ def test_weights_of_one_are_the_plain_loss():
     scores, grades, weight, mask = map(torch.tensor, batch())
     found = weighted_labels(scores, grades, torch.ones_like(weight), mask)
     known = mask & (grades >= 0)
-    assert found.item() == pytest.approx(losses.listwise_labels(scores.float(), grades.clamp_min(0), known).item())
+    assert found.item() == pytest.approx(
+        score_losses.listwise_labels(scores.float(), grades.clamp_min(0), known).item()
+    )
 
 
 def test_an_only_click_far_down_counts_by_its_weight():
@@ -109,7 +111,7 @@ def test_it_is_the_weighted_sum_of_the_three():
     for row in range(2, len(scores)):
         s, t = scores[row][mask[row]].numpy(), teacher[row][mask[row]].numpy()
         divergence.append((softmax(t) * (log_softmax(t) - log_softmax(s))).sum())
-    margins = losses.margin_mse(scores[old[0]], teacher[old[0]], old[1]).item()
+    margins = score_losses.margin_mse(scores[old[0]], teacher[old[0]], old[1]).item()
     assert total(replay=1.0) == pytest.approx(margins + np.mean(divergence), rel=1e-4)
     whole = 2 * total(labels=1.0) + 3 * total(replay=1.0) + 0.5 * total(anchor=1.0)
     assert total(labels=2.0, replay=3.0, anchor=0.5) == pytest.approx(whole, rel=1e-5)

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from distill.errors import StoreError
-from distill.online.seen import SeenEvents
-from distill.online.state import CURSOR, State
-from export.errors import UserError
-from export.runtime.event_log import Cursor
+from rankdistill.errors import StoreError
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.event_log import Cursor
+from rankdistill.online.events.seen_ids import SeenEvents
+from rankdistill.online.version_state import CURSOR, State
 from tests.update_parts import random_lists
 
 

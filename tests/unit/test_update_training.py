@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, TrainingArguments
 
-from distill.batches import Collator
-from distill.errors import ConfigError
-from distill.groups import draw_steps
-from distill.online.anchor import update_loss
-from distill.online.trainable import ADAPTED, open_up
-from distill.online.training import KEPT, NEW, load_state, save_state, train_update
-from distill.schema import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Train
-from export.cls_only import ClsOnlyBert
-from export.runtime.tokens import PairEncoder
-from export.tables import distinct_rows
+from rankdistill.errors import ConfigError
+from rankdistill.export.graphs.tables import distinct_rows
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.export.torch_models.cls_only import ClsOnlyBert
+from rankdistill.online.trainable_parts import ADAPTED, open_up
+from rankdistill.online.update_loss import update_loss
+from rankdistill.online.update_trainer import KEPT, NEW, load_state, save_state, train_update
+from rankdistill.options import AllUpdate, HeadUpdate, LoraUpdate, TopLayersUpdate, Train
+from rankdistill.training.collator import Collator
+from rankdistill.training.steps import draw_steps
 from tests.update_parts import DEVICE, lessons_of, random_lists, small_model
 
 HEAD = ("bert.pooler", "classifier")

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from export import embedder_golden
-from export.bundle_sources import Sources
-from export.graph import FP32, FULL_INT8, GRAPHS_FILE, INT8, INT8_AVX2
-from export.runtime.processor import machine
-from export.variants import exact_files, served_int8, served_variant
+from rankdistill.export.bundle import embedder_golden
+from rankdistill.export.bundle.run_sources import Sources
+from rankdistill.export.graphs.graph_files import FP32, FULL_INT8, GRAPHS_FILE, INT8, INT8_AVX2
+from rankdistill.export.graphs.variants import exact_files, served_int8, served_variant
+from rankdistill.export.runtime.processor import machine
 from tests.embedders import texts, write_checkpoint, write_graphs
 
 SATURATING = {FP32: 0, INT8: 3, INT8_AVX2: 0, FULL_INT8: 5}
@@ -71,8 +71,8 @@ def test_an_architecture_has_one_name():
     ({"x86_64", "avx2", "avx512_vnni"}, {"qint8_avx2", "qint8_avx512_vnni", "qint8_arm64", "fp32"}),
 ])  # fmt: skip
 def test_an_embedders_golden_cosines_are_of_graphs_that_are_computed_exactly(encoder, tmp_path, monkeypatch, has, told):
-    from distill.embedder import text_encoder
-    from export.embedder_graph import read_about
+    from rankdistill.embedder.embedder_model import text_encoder
+    from rankdistill.export.quantization.embedder_graphs import read_about
 
     write_checkpoint(encoder, tmp_path / "checkpoint")
     write_graphs(tmp_path / "checkpoint", tmp_path / "graphs")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.errors import UserError
-from export.runtime.index import VectorIndex
-from export.runtime.vectors import prefix
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.index import VectorIndex
+from rankdistill.export.runtime.vectors import prefix
 
 pytest.importorskip("usearch")
 

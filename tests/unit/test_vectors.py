@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from export.errors import UserError
-from export.runtime.vectors import Vectors, pack, prefix, unpack
+from rankdistill.export.errors import UserError
+from rankdistill.export.runtime.vectors import Vectors, pack, prefix, unpack
 
 numbers = st.floats(-100, 100, width=32)
 matrices = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=numbers)

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from distill.errors import StoreError
-from distill.online import versions as versions_module
-from distill.online.versions import CURRENT, FIRST, RECORD, ROLLBACK, SET_ASIDE, UPDATE, Published
-from export.errors import UserError
+from rankdistill.errors import StoreError
+from rankdistill.export.errors import UserError
+from rankdistill.online import versions as versions_module
+from rankdistill.online.versions import CURRENT, FIRST, RECORD, ROLLBACK, SET_ASIDE, UPDATE, Published
 
 
 def publish(published, kind=UPDATE, *, text=None, **record):

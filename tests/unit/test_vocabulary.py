@@ -13,15 +13,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from distill import vocabulary
-from distill.errors import ConfigError
-from distill.records import RankingData, RankingWriter
-from distill.schema import Vocabulary
-from distill.tokens import PairTokens, TokenColumn, TokenTable, write
-from distill.vocabulary import always_kept, choose, count_tokens
-from distill.word_table import KeptEmbedding, cut, expand
-from export.runtime.tokens import PairEncoder
-from export.tables import distinct_rows
+from rankdistill.data.records import RankingData, RankingWriter
+from rankdistill.data.tokens import PairTokens, TokenColumn, TokenTable, write
+from rankdistill.errors import ConfigError
+from rankdistill.export.graphs.tables import distinct_rows
+from rankdistill.export.runtime.text.tokens import PairEncoder
+from rankdistill.models import vocabulary
+from rankdistill.models.pruned_embedding import KeptEmbedding, cut, expand
+from rankdistill.models.vocabulary import always_kept, choose, count_tokens
+from rankdistill.options import Vocabulary
 from tests.composing import composed
 from tests.conftest import THINGS, WORDS
 

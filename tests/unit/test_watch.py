@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from export.errors import BundleError
-from export.serve.watch import EndpointSource, FolderSource, unpack
+from rankdistill.export.errors import BundleError
+from rankdistill.export.serve.models.bundle_sources import EndpointSource, FolderSource, unpack
 
 FILES = {"manifest.json": b"{}", "onnx/model.onnx": b"graph", "tokenizer.json": b"t"}
 

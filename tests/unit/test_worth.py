@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.runtime.worth import Worth
+from rankdistill.export.serve.scheduling.request_worth import Worth
 
 
 class Clock:

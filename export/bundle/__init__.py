@@ -1,0 +1,4 @@
+"""The folder that is handed over: written, described, signed, verified, succeeded by an updated one.
+
+Imports report, measure, graphs and runtime.
+"""

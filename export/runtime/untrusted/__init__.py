@@ -1,0 +1,4 @@
+"""Files that may come from anywhere: bounded in size and depth, checked before they are believed.
+
+Imports nothing of this project but errors.
+"""
