@@ -80,7 +80,7 @@ def test_what_a_user_has_set_stays(tmp_path):
 def test_a_package_that_loads_such_libraries_is_below_one_that_silences_them(package):
     """Python runs a package's `__init__` before each of its modules; it must do so before it imports anything else."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
-    first = next(node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+    first = next(node for node in tree.body if isinstance(node, ast.Import))
     assert [alias.name for alias in first.names] == [{"distill": "rankdistill.export", "export": "os"}[package]]
 
 

@@ -1,0 +1,1 @@
+"""The package `export` of version 0.1, for one more release: it is `rankdistill.export` now."""
