@@ -51,16 +51,19 @@ class _Lock:
 
     def take_alone(self) -> None:
         """Wait until nobody else holds the lock but processes that are stopped, which use no processor."""
-        start = told = time.monotonic()
+        start = time.monotonic()
+        looked, told = start, -TELL_EVERY
         while not self.acquire(shared=False, wait=False):
             time.sleep(ASK_EVERY)
-            if time.monotonic() - told < (PATIENCE if told == start else TELL_EVERY):
+            if time.monotonic() - looked < PATIENCE:
                 continue
-            told, holders = time.monotonic(), self._holders()
+            looked, holders = time.monotonic(), self._holders()
             if holders and all(_is_stopped(holder) for holder in holders):
                 log.warning("not waiting for %s: stopped (kill -CONT lets it go on)", _processes(holders))
                 return
-            log.info("waiting for %s to pause its work on this machine", _processes(holders))
+            if looked - told >= TELL_EVERY:
+                log.info("waiting for %s to pause its work on this machine", _processes(holders))
+                told = looked
         if time.monotonic() - start > PATIENCE:
             log.info("waited %.0f s for other work on this machine to pause", time.monotonic() - start)
 

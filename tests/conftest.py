@@ -98,16 +98,32 @@ def beir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(request, tmp_path_factory) -> Path:
+def begun(request, tmp_path_factory, worker_id) -> Path:
+    """The folder in which a small experiment was run, with its times; one for all workers."""
+    from filelock import FileLock
+
+    from tests.integration.commands import TIMED, distill, small
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "begun"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            making = folder.with_name("making")
+            making.mkdir(exist_ok=True)
+            done = distill(*small(*map(request.getfixturevalue, ("beir", "encoder"))), *TIMED, cwd=making)
+            assert done.returncode == 0, done.stderr
+            making.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(request) -> Path:
     """The bundle of a small experiment; tests that change something change a copy.
 
     RANKDISTILL_BUNDLE names one that is made already, for an environment that cannot make one (scripts/bench/stack.py).
     """
     if made := os.environ.get("RANKDISTILL_BUNDLE"):
         return Path(made)
-    from tests.integration.commands import distill, newest_run, small
+    from tests.integration.commands import newest_run
 
-    folder = tmp_path_factory.mktemp("bundle")
-    done = distill(*small(*map(request.getfixturevalue, ("beir", "encoder"))), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return newest_run(folder) / "bundle"
+    return newest_run(request.getfixturevalue("begun")) / "bundle"

@@ -162,7 +162,7 @@ def _report(tradeoff: dict[str, Any], folder: Path) -> None:
             print_retrieval(tradeoff["embedder"], Console())
     for line in tradeoff.get("gate", {}).get("lines", ()):
         measured, low, high = line["measured"], line["low"], line["high"]
-        found = NOTHING if measured is None else shown(measured, "amount")
+        found = (line["note"] or NOTHING) if measured is None else shown(measured, "amount")
         found += "" if low in (None, measured) else f" {shown_interval([low, high], 'amount')}"
         log.info("budget, %s: %s (%s)", line["verdict"], line["bound"], found)
     log.info("%s", folder / "report.html")

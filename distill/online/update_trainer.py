@@ -15,6 +15,7 @@ from transformers import BertForSequenceClassification, PrinterCallback, Trainin
 
 from rankdistill.data.records import Float32, Int64
 from rankdistill.data.tokens import PairTokens
+from rankdistill.export.torch_models.no_bars import no_bars
 from rankdistill.online.trainable_parts import open_up
 from rankdistill.online.update_loss import update_loss
 from rankdistill.options import Train, Update
@@ -138,7 +139,8 @@ def train_update(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback("update", steps.pairs / max(1, len(steps))))
-    trainer.train()
+    with no_bars():
+        trainer.train()
     moments = trainer.moments()
     merge()
     model.requires_grad_(False)

@@ -199,7 +199,7 @@ RULES: dict[type, Sequence[Rule]] = {
     Export: [("opset", lambda v: 17 <= v <= 18, "17 or 18")],
     Measure: [
         ("split", *one_of(*SPLITS)), ("engines", *ENGINE_LIST), ("threads", *at_least(1)),
-        ("latency_queries", *at_least(1)), ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)),
+        ("latency_queries", *at_least(0)), ("warmup_queries", *at_least(1)), ("rounds", *at_least(1)),
         ("parity_queries", *at_least(1)),
         ("confidence", *between(0, 1)), ("resamples", *at_least(100)),
     ],

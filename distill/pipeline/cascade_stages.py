@@ -92,6 +92,7 @@ def calibrate(
         system, made = measured.systems[row]
         dev = measure_stages.predictions(store, on_dev, measured.reads[system.model].data, system, made)
         scored[system.name] = run.keep(f"dev predictions {system.name}", dev), measured.predictions[row]
+    assert measured.latency is not None, "a cascade weighs times: validated"
     return run.keep("cascade", ladder(store, config, data, scored, measured.latency, before))
 
 

@@ -67,7 +67,9 @@ def run(config: Config, folder: Path, overrides: list[str]) -> dict[str, Any]:
             store, config, reads[system.model].data, *measure_stages.scored_by(system, systems)
         )
         predictions.append(run_.keep(f"predictions {system.name}", scores))
-    latency = run_.keep("latency", measure_stages.latency(store, config, reads, systems))
+    latency = None
+    if config.measure.latency_queries:
+        latency = run_.keep("latency", measure_stages.latency(store, config, reads, systems))
     for name, measure in (("golden", measure_stages.golden), ("serving", measure_stages.serving)):
         run_.keep(name, measure(store, config, read.data, student, student_graphs))
     measured = Measured(reads, systems, predictions, baselines, latency, parity)

@@ -54,7 +54,7 @@ class Measured:
         systems: the models, the teacher in PyTorch first, each with the stage that made it.
         predictions: the scores by each of them.
         baselines: the scores by each baseline.
-        latency: the timings.
+        latency: the timings; None where nothing is timed.
         parity: the comparisons of forms, by model.
     """
 
@@ -62,7 +62,7 @@ class Measured:
     systems: Sequence[tuple[System, Built]]
     predictions: Sequence[Built]
     baselines: Built
-    latency: Built
+    latency: Built | None
     parity: Mapping[str, Built]
 
 
@@ -161,14 +161,14 @@ class Run:
         data = measured.reads["teacher"].data
         records = RankingData.open(data.folder)
         split = records.splits[measure.split]
-        samples = latency_.read(measured.latency.folder)
+        samples = {} if measured.latency is None else latency_.read(measured.latency.folder)
         candidates = [
             Candidate(
                 model=system.model,
                 engine=system.engine,
                 precision=system.precision,
                 scores=predictions_.read(built.folder),
-                latency=samples[system.name],
+                latency=samples.get(system.name),
                 size_mb=system.size_mb,
                 params=system.params,
             )
@@ -194,7 +194,6 @@ class Run:
         )
         rows, comparisons = tradeoff_rows(candidates, split.grade, split.offsets, relevant, bootstrap)
         verdict = recommend(rows, comparisons, len(split.query))
-        timed = samples[measured.systems[0][0].name]
         return {
             "format": FORMAT,
             "experiment": self.config.name,
@@ -214,13 +213,7 @@ class Run:
             "rows": rows,
             "comparisons": comparisons,
             "warnings": warnings_of(comparisons, rows, verdict),
-            "latency": {
-                "threads": latency_.threads(measured.latency.folder),
-                "queries": int(timed.wall_ms.shape[1]),
-                "samples_per_query": int(timed.wall_ms.shape[0]),
-                "pairs": int(timed.pairs.sum()),
-                "note": latency_.NOTE,
-            },
+            "latency": {} if measured.latency is None else latency_.conditions(measured.latency.folder),
             "host": describe_host(),
             "versions": versions(LIBRARIES),
             "config": asdict(self.config),

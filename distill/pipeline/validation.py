@@ -221,6 +221,8 @@ def _cascade_checks(config: Config) -> Iterator[str]:
         yield problem("cascade.last", cascade.last, f"{' or '.join(made)} with quantize={quantize.kind}")
     if config.student.input.fields != "all":  # a shortener stands in the bundle, but what fields are it cannot know
         yield problem("student.input.fields", config.student.input.fields, f"all with cascade={cascade.kind}")
+    if config.measure.latency_queries == 0:
+        yield problem("measure.latency_queries", 0, f"a number >= 1 with cascade={cascade.kind}, which weighs times")
     if cascade.first == EMBEDDING and not isinstance(config.embed, PcaEmbed):
         allowed = (
             f"null, {BM25}, a bundle or a run with embed={config.embed.kind}; embed=distilled or embed=pca makes one"

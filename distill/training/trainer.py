@@ -23,6 +23,7 @@ from rankdistill.errors import ConfigError
 from rankdistill.export.measure.quality import ranking_metrics
 from rankdistill.export.progress import Progress
 from rankdistill.export.runtime.scorer import Float32
+from rankdistill.export.torch_models.no_bars import no_bars
 from rankdistill.losses.score_losses import Loss
 from rankdistill.options import Fit, Train
 from rankdistill.options.ranges import problem
@@ -228,7 +229,8 @@ def train_ranker(
     for callback in tracking(train, out):
         trainer.add_callback(callback)
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+        with no_bars():
+            trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     except DivergedError as error:
         told = problem("fit.learning_rate", f"{fit.learning_rate:g}", f"less, since {error}")
         raise ConfigError(f"{what}: {told}") from error

@@ -11,7 +11,7 @@ from rankdistill.export.errors import UserError
 from rankdistill.export.files import write_atomic
 from rankdistill.export.gate.batch_invariance import measure_invariance
 from rankdistill.export.gate.budget import Budget
-from rankdistill.export.gate.decision import FAIL, INCONCLUSIVE, PASS, Estimate, Line, Verdict, judge
+from rankdistill.export.gate.decision import FAIL, INCONCLUSIVE, PASS, Estimate, Line, Missing, Verdict, judge
 from rankdistill.export.gate.estimates import latency_estimates, quality_estimates, recommendation
 from rankdistill.export.gate.measurements import Subject, measure, teacher_of
 from rankdistill.export.gate.verdict_files import as_json
@@ -33,6 +33,7 @@ from rankdistill.export.runtime.manifest import EVALUATION, MANIFEST, Manifest
 LIBRARIES = ("rankdistill", "onnxruntime", "tokenizers", "numpy")
 RUN, GATE = "run.json", "gate.json"
 RECOMMENDATION = "recommendation"
+UNTIMED = "not measured with measure.latency_queries=0; ranker gate BUNDLE --budget FILE measures it"
 
 
 def gate(
@@ -176,8 +177,13 @@ def judge_run(run: Path, budget: Budget) -> dict[str, Any]:
     of = ("student", "onnxruntime")  # what the bundle is served with
     rows = [row for row in manifest.content["quality"] if (row["model"], row["engine"]) == of]
     row = next(row for row in rows if row["precision"] == chosen.precision)
-    found["size_mb"], found["peak_rss_mb"] = Estimate.exact(row["size_mb"]), Estimate.exact(row["peak_rss_mb"])
-    found["pairs_per_s"] = Estimate.exact(row["pairs_per_s"])
+    found["size_mb"] = Estimate.exact(row["size_mb"])
+    found |= {name: Estimate.exact(row[name]) for name in ("peak_rss_mb", "pairs_per_s") if row[name] is not None}
+    if not content.get("timed_queries"):
+        asked = (bound.metric for bound in budget.bounds if bound.metric.needs != "baseline")
+        found |= {
+            metric.name: Missing(UNTIMED, INCONCLUSIVE) for metric in asked if metric.kind in ("latency", "memory")
+        }
     model = f"student {chosen.name}"
     first = recommendation_line(bundle_recommendation(manifest, chosen.precision, budget.confidence), budget, model)
     verdict = judge(budget, found, model, first=[first])

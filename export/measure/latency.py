@@ -124,9 +124,17 @@ def read(folder: Path) -> dict[str, Latency]:
     }
 
 
-def threads(folder: Path) -> int:
-    """Return how many threads every engine had."""
-    return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["threads"])
+def conditions(folder: Path) -> dict[str, Any]:
+    """Return what the samples are of: threads of every engine, queries, samples of each, pairs."""
+    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    samples, queries = np.array(content["wall_ms"][0]).shape
+    return {
+        "threads": content["threads"],
+        "queries": queries,
+        "samples_per_query": samples,
+        "pairs": sum(content["pairs"]),
+        "note": content["note"],
+    }
 
 
 def _peak(spec: Path, folder: Path, index: int) -> float:

@@ -21,7 +21,7 @@ from rankdistill.export.measure.quality import (
     ratio_interval,
     same_values,
 )
-from rankdistill.export.report.recommendation import Recommendation
+from rankdistill.export.report.recommendation import Recommendation, is_baseline
 from rankdistill.export.runtime.scorer import Float32
 
 FORMAT = 1
@@ -39,7 +39,7 @@ class Candidate:
         engine: pytorch, onnxruntime, openvino or states; None for a baseline without one.
         precision: fp32, bf16, int8 or weight8; None for a baseline without one.
         scores: float32 [pairs] on the split.
-        latency: samples, None for a baseline.
+        latency: samples; None for a baseline, and where nothing was timed.
         size_mb: of the file with the weights, 10^6 bytes.
         params: number of parameters.
     """
@@ -101,7 +101,7 @@ def tradeoff_rows(
         compare(name, own[MAIN], c.model, values[MAIN], bootstrap)
         for name, own in [*judged, *served[-1:]]
         for c, values in measured
-        if c.latency is None
+        if is_baseline({"model": c.model})
     ]
     return rows, comparisons
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ SMALL = [
     "name=small", "seed=0", "warm=none", "teacher.sha256=null", "teacher.max_length=24", "teacher.fit.epochs=4",
     "teacher.fit.learning_rate=1e-3", "teacher.fit.head_rate=1", "student.hidden_size=32", "student.layers=1",
     "student.fit.epochs=4", "student.fit.learning_rate=1e-3", "train.freeze_embeddings=false",
-    "measure.latency_queries=3", "measure.warmup_queries=1", "measure.rounds=1", "measure.parity_queries=3",
+    "measure.latency_queries=0", "measure.warmup_queries=1", "measure.rounds=1", "measure.parity_queries=3",
     "measure.resamples=200", "budget.allow=[not_recommended]",
 ]  # fmt: skip
+TIMED = ["measure.latency_queries=3"]  # for tests that look at times, which take half of a small run
 
 
 def distill(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,6 +29,13 @@ def distill(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> su
 def small(beir: Path, encoder: Path) -> list[str]:
     """Return the arguments of an experiment of seconds."""
     return ["data=beir", f"data.path={beir}", f"teacher.model={encoder}", *SMALL]
+
+
+def begin_with(begun: Path, folder: Path) -> Path:
+    """Give a folder the stages of the suite's small run, so that only what differs is made; returns the folder."""
+    skip = shutil.ignore_patterns(".*", "work-*")
+    shutil.copytree(begun / "runs/stages", folder / "runs/stages", ignore=skip, copy_function=os.link)
+    return folder
 
 
 def newest_run(cwd: Path, name: str = "small") -> Path:

@@ -22,19 +22,25 @@ from rankdistill.export.runtime.plan import score
 from rankdistill.export.runtime.ranker import Ranker
 from rankdistill.export.runtime.shortlist import Cut
 from tests.faults.bundles import seal
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import TIMED, begin_with, distill, newest_run, small, table
 from tests.serving import serving
 
 pytestmark = pytest.mark.integration
 
-LOOSE = ["cascade.depth=3", "cascade.tolerance=0.9", "cascade.ladder=[0.8]", "cascade.confidence=0.5"]  # 6 dev queries
+LOOSE = [
+    *TIMED,
+    "cascade.depth=3",
+    "cascade.tolerance=0.9",
+    "cascade.ladder=[0.8]",
+    "cascade.confidence=0.5",
+]  # 6 dev queries
 ITEMS = [f"{colour} {thing}" for colour in ("red", "blue", "warm", "soft") for thing in ("car", "lamp", "kite")]
 QUERY = "red warm small flat lamp"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, beir, encoder) -> Path:
-    folder = tmp_path_factory.mktemp("cascade")
+def place(tmp_path_factory, beir, encoder, begun) -> Path:
+    folder = begin_with(begun, tmp_path_factory.mktemp("cascade"))
     done = distill(*small(beir, encoder), "cascade=bm25_student_teacher", *LOOSE, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "bm25+student+teacher" in done.stdout

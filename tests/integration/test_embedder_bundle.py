@@ -17,7 +17,7 @@ from rankdistill.export.errors import BundleError
 from rankdistill.export.measure.quality import ranking_metrics
 from rankdistill.export.runtime.embedder import Embedder
 from rankdistill.export.runtime.manifest import EMBEDDER
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import begin_with, distill, newest_run, small, table
 from tests.serving import serving
 
 pytestmark = pytest.mark.integration
@@ -27,8 +27,8 @@ OPTIONS = ["embed=distilled", "embed.max_length=32", "embed.dimensions=[8,16]", 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, beir, encoder):
-    folder = tmp_path_factory.mktemp("embedder")
+def place(tmp_path_factory, beir, encoder, begun):
+    folder = begin_with(begun, tmp_path_factory.mktemp("embedder"))
     done = distill(*small(beir, encoder), *OPTIONS, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done

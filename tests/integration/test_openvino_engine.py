@@ -8,16 +8,16 @@ import pytest
 
 from rankdistill.export.measure.host import has_bf16
 from rankdistill.export.report.tradeoff_table import headline
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import TIMED, begin_with, distill, newest_run, small, table
 
 PRECISIONS = ["fp32", "bf16"] if has_bf16() else ["fp32"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, beir, encoder):
-    folder = tmp_path_factory.mktemp("openvino")
+def made(tmp_path_factory, beir, encoder, begun):
+    folder = begin_with(begun, tmp_path_factory.mktemp("openvino"))
     asked = ["measure.engines=[onnxruntime,openvino]", "quantize=none", "budget.require=['peak_rss_mb <= 100000']"]
-    done = distill(*small(beir, encoder), *asked, cwd=folder)
+    done = distill(*small(beir, encoder), *TIMED, *asked, cwd=folder)
     assert done.returncode == 0, done.stderr
     return newest_run(folder)
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rankdistill import verify
 from tests.conftest import write_beir, write_encoder
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import TIMED, distill, newest_run, quality, small, table
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +27,7 @@ TRACKED = "train.report_to=[tensorboard]"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, beir, encoder):
     folder = tmp_path_factory.mktemp("place")
-    done = distill(*small(beir, encoder), TRACKED, cwd=folder)
+    done = distill(*small(beir, encoder), TRACKED, *TIMED, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -57,6 +58,7 @@ def test_the_table_has_every_row_and_field(place):
     assert {"dataset", "split", "host", "versions"} <= set(tradeoff)
     assert "student" in done.stdout
     assert "Traceback" not in done.stderr
+    assert "it/s" not in done.stderr  # a library's own bar
 
 
 def test_onnx_gives_the_quality_of_pytorch(place):
@@ -118,12 +120,34 @@ def test_a_run_ends_with_its_verdict(place):
 def test_again_reuses_every_stage_and_gives_the_same_table(place, beir, encoder):
     folder, _ = place
     first = table(newest_run(folder))
-    done = distill(*small(beir, encoder), TRACKED, cwd=folder)
+    done = distill(*small(beir, encoder), TRACKED, *TIMED, cwd=folder)
     assert done.returncode == 0, done.stderr
     again = newest_run(folder)
     record = json.loads((again / "run.json").read_text())
     assert record["reused"] == list(record["stages"])
     assert table(again)["rows"] == first["rows"]
+
+
+def test_times_can_wait(place, beir, encoder):
+    folder, _ = place
+    timed = table(newest_run(folder))
+    done = distill(*small(beir, encoder), TRACKED, "name=untimed", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    run = newest_run(folder, "untimed")
+    tradeoff = table(run)
+    assert "latency" not in tradeoff["stages"]
+    assert quality(tradeoff) == quality(timed)
+    assert tradeoff["comparisons"] == timed["comparisons"]
+    assert {row[name] for row in tradeoff["rows"] for name in ("p50_ms", "speedup", "peak_rss_mb")} == {None}
+    lines = {line["metric"]: line for line in json.loads((run / "gate.json").read_text())["lines"]}
+    assert lines["retention"]["verdict"] == "pass"
+    assert lines["cpu_speedup_vs_teacher_onnx"]["verdict"] == "inconclusive"
+    assert "ranker gate" in lines["cpu_speedup_vs_teacher_onnx"]["note"]
+    assert "No latency was measured" in (run / "report.html").read_text()
+    assert [finding for finding in verify(run / "bundle") if not finding.ok] == []
+    done = distill(*small(beir, encoder), "cascade=bm25_student_teacher", cwd=folder)
+    assert done.returncode == 1
+    assert "measure.latency_queries=0: allowed is a number >= 1" in done.stderr
 
 
 def test_a_sweep_trains_one_teacher(place, beir, encoder):

@@ -12,7 +12,7 @@ import pytest
 from rankdistill.export.graphs.graph_files import GRAPHS_FILE, INT8, INT8_AVX2
 from rankdistill.export.graphs.variants import exact_files, served_int8
 from rankdistill.export.runtime.processor import abilities
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import begin_with, distill, newest_run, small, table
 
 FAST = ["budget=none", "measure.latency_queries=2", "measure.parity_queries=2"]
 KINDS = {
@@ -24,8 +24,8 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("kinds")
+def folder(tmp_path_factory, begun):
+    return begin_with(begun, tmp_path_factory.mktemp("kinds"))
 
 
 def run(folder, beir, encoder, kind):

@@ -21,11 +21,11 @@ from rankdistill.export.runtime import Ranker
 from rankdistill.export.runtime.manifest import GOLDEN, SHORTENER
 from rankdistill.export.runtime.text.shortener import Shortener
 from tests.faults.bundles import edit, seal
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import TIMED, begin_with, distill, newest_run, small, table
 
 pytestmark = pytest.mark.integration
 
-INPUT = ["student.input.words=2", "student.input.keep=gradient", "student.input.pairs=40"]
+INPUT = [*TIMED, "student.input.words=2", "student.input.keep=gradient", "student.input.pairs=40"]
 
 
 def stages(run):
@@ -33,8 +33,8 @@ def stages(run):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, beir, encoder):
-    folder = tmp_path_factory.mktemp("shortened")
+def made(tmp_path_factory, beir, encoder, begun):
+    folder = begin_with(begun, tmp_path_factory.mktemp("shortened"))
     done = distill(*small(beir, encoder), *INPUT, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, newest_run(folder)

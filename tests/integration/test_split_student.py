@@ -20,7 +20,7 @@ from rankdistill.export.runtime.manifest import Manifest, with_states
 from rankdistill.online.versions import Published
 from tests.conftest import THINGS, WORDS
 from tests.event_rows import append, make_events
-from tests.integration.commands import distill, newest_run, small, table
+from tests.integration.commands import TIMED, begin_with, distill, newest_run, small, table
 from tests.serving import serving
 
 pytestmark = pytest.mark.integration
@@ -36,9 +36,9 @@ def ranker(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, beir, encoder) -> Path:
-    folder = tmp_path_factory.mktemp("split")
-    done = distill(*small(beir, encoder), *SPLIT, cwd=folder)
+def run(tmp_path_factory, beir, encoder, begun) -> Path:
+    folder = begin_with(begun, tmp_path_factory.mktemp("split"))
+    done = distill(*small(beir, encoder), *TIMED, *SPLIT, cwd=folder)
     assert done.returncode == 0, done.stderr
     return newest_run(folder)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.integration.commands import distill, newest_run, small
+from tests.integration.commands import begin_with, distill, newest_run, small
 
 WARM = [
     "warm=similarity", "warm.pairs.item_queries=5", "warm.pairs.embedding=4", "warm.pairs.bm25=2",
@@ -23,8 +23,8 @@ def stages(run):
 
 
 @pytest.fixture(scope="module")
-def warmed(tmp_path_factory, beir, encoder):
-    folder = tmp_path_factory.mktemp("warmed")
+def warmed(tmp_path_factory, beir, encoder, begun):
+    folder = begin_with(begun, tmp_path_factory.mktemp("warmed"))
     done = distill(*small(beir, encoder), *WARM, *DRAWN, "loss=[margin_mse,labels]", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, newest_run(folder)
