@@ -9,7 +9,7 @@ import pytest
 
 from rankdistill.export.runtime.threads import available_cores
 from tests.integration import sweeps
-from tests.integration.commands import distill
+from tests.integration.commands import TIMED, distill
 from tests.integration.sweeps import BOTH, newest, quality, record, sweep
 
 pytestmark = pytest.mark.faults
@@ -85,7 +85,9 @@ def test_a_job_whose_node_is_lost_is_submitted_again(calm, storm, beir, encoder)
 
 
 def test_a_killed_search_takes_up_its_trial(calm, storm, beir, encoder):
-    search = sweep(beir, encoder, BOTH, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "measure.split=test")
+    search = sweep(
+        beir, encoder, BOTH, *TIMED, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "measure.split=test"
+    )
     with sweeps.started(search, storm) as process:
         sweeps.until(lambda: at_work(calm, storm, 1) or at_work(calm, storm, 2), process, storm)
         process.kill()

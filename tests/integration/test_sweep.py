@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from rankdistill.export.report.run_folders import jobs_of
 from tests.integration import sweeps
-from tests.integration.commands import distill, table
+from tests.integration.commands import TIMED, distill, table
 from tests.integration.sweeps import BOTH, BROKEN, newest, quality, record, rows, stages, sweep
 
 pytestmark = pytest.mark.integration
@@ -154,7 +154,7 @@ def test_jobs_run_on_the_nodes_of_a_ray_cluster_and_again_when_a_worker_is_lost(
     assert quality(newest(tmp_path)) == quality(newest(grid))
 
 
-SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", BOTH]
+SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", BOTH, *TIMED]
 STORAGE = "runs/sweeps/small.journal"
 
 
