@@ -136,4 +136,4 @@ def test_a_wheel_carries_the_configuration(tmp_path):
     done = distill("--cfg", "job", "student=l3_h384", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "layers: 3" in done.stdout
-    assert (target / "export/report/report.html.j2").is_file()
+    assert (target / "rankdistill/export/report/report.html.j2").is_file()

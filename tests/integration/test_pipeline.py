@@ -145,7 +145,7 @@ def test_times_can_wait(place, beir, encoder):
     assert "ranker gate" in lines["cpu_speedup_vs_teacher_onnx"]["note"]
     assert "No latency was measured" in (run / "report.html").read_text()
     assert [finding for finding in verify(run / "bundle") if not finding.ok] == []
-    done = distill(*small(beir, encoder), "cascade=bm25_student_teacher", cwd=folder)
+    done = distill(*small(beir, encoder), "cascade=bm25_student_teacher", "name=refused", cwd=folder)
     assert done.returncode == 1
     assert "measure.latency_queries=0: allowed is a number >= 1" in done.stderr
 

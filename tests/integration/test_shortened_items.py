@@ -43,7 +43,7 @@ def made(tmp_path_factory, beir, encoder, begun):
 @pytest.fixture(scope="module")
 def whole(made, beir, encoder):
     """The same without an input of its own, made beside it."""
-    done = distill(*small(beir, encoder), cwd=made[0])
+    done = distill(*small(beir, encoder), *TIMED, cwd=made[0])
     assert done.returncode == 0, done.stderr
     return newest_run(made[0])
 
