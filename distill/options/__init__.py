@@ -15,6 +15,7 @@ from rankdistill.options.cascade import Cascade, LayeredCascade, NoCascade
 from rankdistill.options.data import BeirData, Data, EventsData, HubData, MovieLensData, SlateData
 from rankdistill.options.embed import DistilledEmbed, Embed, NoEmbed, PcaEmbed
 from rankdistill.options.loss import (
+    TERMS,
     AdrMse,
     Attention,
     Embedding,
@@ -51,6 +52,7 @@ from rankdistill.options.outcome import (
     SearchedInt8,
     Weight8,
 )
+from rankdistill.options.ranges import MOST_SEED, option, within
 from rankdistill.options.sweep import GridSweeper, JoblibLauncher, OptunaSweeper, Prune, RayLauncher, SubmititLauncher
 from rankdistill.options.track import MlflowTrack, NoTrack, Track
 from rankdistill.options.unlabelled import (
@@ -150,13 +152,16 @@ __all__ = [
     "register",
 ]
 
+FOLDER_NAME = (lambda name: bool(name) and "/" not in name and name not in (".", ".."), "a folder's name")
+NOT_THE_STORE = (lambda name: name != "stages", "another name: runs/stages is the store")
+
 
 @dataclass
 class Config:
     """An experiment."""
 
-    name: str = MISSING
-    seed: int = 0
+    name: str = option(MISSING, FOLDER_NAME, NOT_THE_STORE)
+    seed: int = option(0, within(0, MOST_SEED))
     runs: str = "runs"
     bundle: bool = True
     rivals: str | None = None
@@ -184,19 +189,7 @@ NODES: dict[str, dict[str, type]] = {
     "schema/augment": {"none": NoAugment, "drawn": DrawnAugment},
     "schema/student": {"layers": Student},
     "schema/loss": {"weighted": Loss},
-    "schema/term": {
-        "margin_mse": MarginMse,
-        "kl": Kl,
-        "labels": Labels,
-        "mse": Mse,
-        "ranknet": RankNet,
-        "lambda_loss": LambdaLoss,
-        "adr_mse": AdrMse,
-        "hidden": Hidden,
-        "attention": Attention,
-        "embedding": Embedding,
-        "relations": Relations,
-    },
+    "schema/term": {**TERMS},
     "schema/train": {"train": Train},
     "schema/update": {"head": HeadUpdate, "top_k_layers": TopLayersUpdate, "lora": LoraUpdate, "all": AllUpdate},
     "schema/quantize": {

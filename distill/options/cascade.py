@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omegaconf import MISSING
+
+from rankdistill.export.measure.cut_offs import RULES as CUT_RULES
+from rankdistill.options.ranges import EIGHT_BITS, are_shares, at_least, between, one_of, option
 
 
 @dataclass
@@ -27,9 +30,9 @@ class LayeredCascade(Cascade):
 
     kind: str = "layered"
     first: str | None = None
-    last: str = "fp32"
-    rule: str = "number"
-    depth: int = 10
-    tolerance: float = 0.02
-    confidence: float = 0.95
-    ladder: list[float] = field(default_factory=list)
+    last: str = option("fp32", one_of(*EIGHT_BITS, "fp32"))
+    rule: str = option("number", one_of(*CUT_RULES))
+    depth: int = option(10, at_least(1))
+    tolerance: float = option(0.02, between(0, 1))
+    confidence: float = option(0.95, between(0, 1))
+    ladder: list[float] = option([], (are_shares, "numbers between 0 and 1"))

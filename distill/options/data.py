@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from rankdistill.options.ranges import FROM_0_TO_1, at_least, between, option
+
 
 @dataclass
 class Data:
@@ -13,21 +15,21 @@ class Data:
 
     kind: str = MISSING
     licence: str | None = None  # a note for those who receive the bundle; shapes nothing
-    seed: int = 0  # of the split and the candidates, apart from the training's seed
-    max_left_out: float = 0.5  # share of a file's lines or a split's queries that may be unfit
+    seed: int = option(0, at_least(0))  # of the split and the candidates, apart from the training's seed
+    max_left_out: float = option(0.5, FROM_0_TO_1)  # share of a file's lines or a split's queries that may be unfit
 
 
 @dataclass
 class SlateData(Data):
     """Candidate lists made of events: a user's past is the query, what came next are the candidates."""
 
-    history: float = 0.8
-    liked_titles: int = 6
-    max_positives: int = 10
-    max_disliked: int = 10
-    candidates: int = 50
-    dev_users: int = 200
-    test_users: int = 200
+    history: float = option(0.8, between(0, 1))
+    liked_titles: int = option(6, at_least(1))
+    max_positives: int = option(10, at_least(1))
+    max_disliked: int = option(10, at_least(0))
+    candidates: int = option(50, at_least(2))
+    dev_users: int = option(200, at_least(1))
+    test_users: int = option(200, at_least(1))
 
 
 @dataclass
@@ -54,9 +56,9 @@ class BeirData(Data):
     kind: str = "beir"
     path: str = MISSING
     name: str | None = None
-    relevant: int = 1
-    candidates: int | None = 50  # of a query with relevant items only; null fills up none
-    dev_fraction: float = 0.1
+    relevant: int = option(1, at_least(1))
+    candidates: int | None = option(50, at_least(2))  # of a query with relevant items only; null fills up none
+    dev_fraction: float = option(0.1, between(0, 1))
 
 
 @dataclass
@@ -70,6 +72,6 @@ class HubData(Data):
     columns: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     name: str | None = None
-    relevant: int = 1
-    dev_fraction: float = 0.1
-    max_queries: int | None = None
+    relevant: int = option(1, at_least(1))
+    dev_fraction: float = option(0.1, between(0, 1))
+    max_queries: int | None = option(None, at_least(1))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from rankdistill.options.ranges import LAYER_MAP, POSITIVE, at_least, option
 
 
 @dataclass
 class Term:
     """One loss of the weighted sum."""
 
-    weight: float = 1.0
+    weight: float = option(1.0, at_least(0))
 
 
 @dataclass
@@ -22,7 +24,7 @@ class MarginMse(Term):
 class Kl(Term):
     """Listwise KL from the teacher's scores."""
 
-    temperature: float = 1.0
+    temperature: float = option(1.0, POSITIVE)
 
 
 @dataclass
@@ -39,22 +41,22 @@ class Mse(Term):
 class RankNet(Term):
     """RankNet on the teacher's preferences."""
 
-    sigma: float = 1.0
+    sigma: float = option(1.0, POSITIVE)
 
 
 @dataclass
 class LambdaLoss(Term):
     """LambdaLoss (NDCG-Loss2++) on the teacher's preferences and order."""
 
-    sigma: float = 1.0
-    mu: float = 10.0
+    sigma: float = option(1.0, POSITIVE)
+    mu: float = option(10.0, at_least(0))
 
 
 @dataclass
 class AdrMse(Term):
     """ADR-MSE on the teacher's smooth ranks."""
 
-    temperature: float = 1.0
+    temperature: float = option(1.0, POSITIVE)
 
 
 @dataclass
@@ -66,14 +68,14 @@ class StateTerm(Term):
 class Hidden(StateTerm):
     """TinyBERT's loss on the layers' outputs."""
 
-    layer_map: Any = "uniform"
+    layer_map: Any = option("uniform", LAYER_MAP)
 
 
 @dataclass
 class Attention(StateTerm):
     """TinyBERT's loss on the attention scores before softmax."""
 
-    layer_map: Any = "uniform"
+    layer_map: Any = option("uniform", LAYER_MAP)
 
 
 @dataclass
@@ -85,12 +87,31 @@ class Embedding(StateTerm):
 class Relations(StateTerm):
     """MiniLMv2's loss on the relations of the last layer's queries, keys and values."""
 
-    heads: int = 16
-    teacher_layer: int | None = None
+    heads: int = option(16, at_least(1))
+    teacher_layer: int | None = option(None, at_least(0))
+
+
+TERMS: dict[str, type[Term]] = {
+    "margin_mse": MarginMse,
+    "kl": Kl,
+    "labels": Labels,
+    "mse": Mse,
+    "ranknet": RankNet,
+    "lambda_loss": LambdaLoss,
+    "adr_mse": AdrMse,
+    "hidden": Hidden,
+    "attention": Attention,
+    "embedding": Embedding,
+    "relations": Relations,
+}
+
+
+def _any_weight(terms: dict[str, Term]) -> bool:
+    return any(term is not None and term.weight > 0 for term in terms.values())
 
 
 @dataclass
 class Loss:
     """The weighted sum that a student is trained on, by name of its terms."""
 
-    terms: dict[str, Term] = field(default_factory=dict)
+    terms: dict[str, Term] = option({}, (_any_weight, "at least one with weight > 0"))

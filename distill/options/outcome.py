@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from rankdistill.options.ranges import ENGINE_LIST, MOST_OUTLIERS, SHARE, SPLITS, at_least, between, one_of, option
+
 
 @dataclass
 class Export:
     """How the ONNX graph is made."""
 
     cls_only: bool = True
-    opset: int = 18
+    opset: int = option(18, (lambda v: 17 <= v <= 18, "17 or 18"))
 
 
 @dataclass
@@ -36,9 +38,9 @@ class Int8(Quantize):
     kind: str = "int8"
     per_channel: bool = True
     reduce_range: bool = False
-    smooth: float | None = 0.8
-    outliers: int = 1
-    calibration: int = 16
+    smooth: float | None = option(0.8, (lambda v: v is None or 0 <= v <= 1, "a number from 0 to 1, or null"))
+    outliers: int = option(1, (lambda v: 0 <= v <= MOST_OUTLIERS, f"0 to {MOST_OUTLIERS}"))
+    calibration: int = option(16, at_least(1))
     exclude: list[str] = field(default_factory=list)
 
 
@@ -47,9 +49,9 @@ class SearchedInt8(Int8):
     """Dynamic int8 but for the node groups that cost the student's ranking more than they save."""
 
     kind: str = "search"
-    queries: int = 100
-    max_drop: float = 0.001
-    min_overlap: float = 0.97
+    queries: int = option(100, at_least(1))
+    max_drop: float = option(0.001, SHARE)
+    min_overlap: float = option(0.97, (lambda v: 0 <= v <= 1, "a number from 0 to 1"))
 
 
 @dataclass
@@ -72,15 +74,15 @@ class Weight8(Quantize):
 class Measure:
     """What the table is measured on and how long."""
 
-    split: str = "test"
-    engines: list[str] = field(default_factory=lambda: ["onnxruntime"])
-    threads: int | None = None
-    latency_queries: int = 30
-    warmup_queries: int = 3
-    rounds: int = 2
-    parity_queries: int = 20
-    confidence: float = 0.95
-    resamples: int = 10000
+    split: str = option("test", one_of(*SPLITS))
+    engines: list[str] = option(["onnxruntime"], ENGINE_LIST)
+    threads: int | None = option(None, at_least(1))
+    latency_queries: int = option(30, at_least(0))
+    warmup_queries: int = option(3, at_least(1))
+    rounds: int = option(2, at_least(1))
+    parity_queries: int = option(20, at_least(1))
+    confidence: float = option(0.95, between(0, 1))
+    resamples: int = option(10000, at_least(100))
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from rankdistill.options.models import Fit
+from rankdistill.options.ranges import POSITIVE, at_least, option
 
 
 @dataclass
@@ -27,12 +28,12 @@ class NoAugment(Augment):
 class Draw:
     """How many pairs a query gets, by source, and queries made of the data's own texts."""
 
-    bm25: int = 20
-    embedding: int = 20
-    random: int = 20
-    item_queries: int = 0
-    crossed_queries: int = 0
-    seed: int = 0
+    bm25: int = option(20, at_least(0))
+    embedding: int = option(20, at_least(0))
+    random: int = option(20, at_least(0))
+    item_queries: int = option(0, at_least(0))
+    crossed_queries: int = option(0, at_least(0))
+    seed: int = option(0, at_least(0))
 
 
 @dataclass
@@ -40,8 +41,8 @@ class DrawnAugment(Draw, Augment):
     """Pairs drawn for the training queries and for queries made of them."""
 
     kind: str = "drawn"
-    hard_negatives: int = 0
-    margin: float = 2.0
+    hard_negatives: int = option(0, at_least(0))
+    margin: float = option(2.0, at_least(0))
 
 
 @dataclass
@@ -63,7 +64,7 @@ class SimilarityWarm(Warm):
     """The similarity of query and item by its encoder's embeddings, over unlabelled pairs."""
 
     kind: str = "similarity"
-    scale: float = 12.0
+    scale: float = option(12.0, POSITIVE)
     pairs: Draw = field(default_factory=Draw)
     fit: Fit = field(default_factory=Fit)
 

@@ -7,30 +7,46 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from rankdistill.options.models import Train
+from rankdistill.options.ranges import (
+    DRIFT_MEASURES,
+    FROM_0_TO_1,
+    GRADES,
+    LATE,
+    MOST_SEED,
+    POSITIVE,
+    PROPENSITIES,
+    SHARE,
+    are_rising,
+    at_least,
+    between,
+    one_of,
+    option,
+    within,
+)
 
 
 @dataclass
 class Events:
     """How a log of events becomes graded lists."""
 
-    grades: dict[str, int] = field(default_factory=lambda: {"click": 1, "purchase": 2, "skip": 0})
-    ratings: list[float] = field(default_factory=lambda: [4.0, 5.0])
-    max_age_s: float | None = 604800.0
-    late: str = "drop"
-    remembered: int = 100_000
-    propensity: str = "none"
-    eta: float = 1.0
-    max_weight: float = 10.0
-    split: str = "train"
+    grades: dict[str, int] = option({"click": 1, "purchase": 2, "skip": 0}, GRADES)
+    ratings: list[float] = option([4.0, 5.0], (are_rising, "rising numbers"))
+    max_age_s: float | None = option(604800.0, at_least(0))
+    late: str = option("drop", one_of(*LATE))
+    remembered: int = option(100_000, at_least(1))
+    propensity: str = option("none", one_of(*PROPENSITIES))
+    eta: float = option(1.0, at_least(0))
+    max_weight: float = option(10.0, at_least(1))
+    split: str = option("train", (bool, "a split's name"))
 
 
 @dataclass
 class DriftSignal:
     """When the served model's ranking of fresh outcomes has become worse."""
 
-    measure: str = "ndcg@10"
-    delta: float = 0.01
-    grace: int = 50
+    measure: str = option("ndcg@10", one_of(*DRIFT_MEASURES))
+    delta: float = option(0.01, between(0, 1))
+    grace: int = option(50, at_least(1))
 
 
 @dataclass
@@ -38,29 +54,29 @@ class Update:
     """One update: what it learns from, how long, and what must hold before it is published."""
 
     kind: str = MISSING
-    optimizer: str = "keep"
-    epochs: float = 1.0
-    learning_rate: float = 1e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    group_size: int = 8
-    batch_groups: int = 8
-    labels: float = 1.0
-    replay: float = 1.0
-    anchor: float = 1.0
-    replay_lists: float = 1.0
-    memory: int = 2000
-    workers: int = 1
-    min_events: int = 20
-    holdout: float = 0.2
-    max_user_share: float = 0.2
-    min_agreement: float = 0.5
-    max_broken: float = 0.05
-    max_forgetting: float = 0.005
-    max_int8_drop: float = 0.01
-    confidence: float = 0.95
-    resamples: int = 2000
-    max_refused: int = 3
+    optimizer: str = option("keep", one_of("keep", "new"))
+    epochs: float = option(1.0, POSITIVE)
+    learning_rate: float = option(1e-4, POSITIVE)
+    warmup: float = option(0.1, SHARE)
+    weight_decay: float = option(0.01, at_least(0))
+    group_size: int = option(8, at_least(2))
+    batch_groups: int = option(8, at_least(1))
+    labels: float = option(1.0, at_least(0))
+    replay: float = option(1.0, at_least(0))
+    anchor: float = option(1.0, at_least(0))
+    replay_lists: float = option(1.0, at_least(0))
+    memory: int = option(2000, at_least(0))
+    workers: int = option(1, at_least(1))
+    min_events: int = option(20, at_least(2))
+    holdout: float = option(0.2, between(0, 1))
+    max_user_share: float = option(0.2, FROM_0_TO_1)
+    min_agreement: float = option(0.5, FROM_0_TO_1)
+    max_broken: float = option(0.05, FROM_0_TO_1)
+    max_forgetting: float = option(0.005, at_least(0))
+    max_int8_drop: float = option(0.01, at_least(0))
+    confidence: float = option(0.95, between(0, 1))
+    resamples: int = option(2000, at_least(100))
+    max_refused: int = option(3, at_least(1))
     sign: str | None = None
 
 
@@ -76,7 +92,7 @@ class TopLayersUpdate(Update):
     """The last layers learn, and the head."""
 
     kind: str = "top_k_layers"
-    k: int = 1
+    k: int = option(1, at_least(1))
 
 
 @dataclass
@@ -85,8 +101,8 @@ class LoraUpdate(Update):
 
     kind: str = "lora"
     optimizer: str = "new"
-    rank: int = 8
-    alpha: float = 16.0
+    rank: int = option(8, at_least(1))
+    alpha: float = option(16.0, POSITIVE)
 
 
 @dataclass
@@ -100,12 +116,12 @@ class AllUpdate(Update):
 class Follow:
     """When a worker updates, and how much of the machine it takes."""
 
-    count: int = 1000
-    every_s: float | None = 3600.0
+    count: int = option(1000, at_least(1))
+    every_s: float | None = option(3600.0, at_least(0))
     drift: bool = False
-    poll_s: float = 5.0
-    nice: int = 19
-    threads: int | None = None
+    poll_s: float = option(5.0, POSITIVE)
+    nice: int = option(19, (lambda v: 0 <= v <= 19, "0 to 19"))
+    threads: int | None = option(None, at_least(1))
 
 
 @dataclass
@@ -116,8 +132,8 @@ class Updating:
     events: str | None = None
     published: str | None = None
     catalogue: str | None = None
-    seed: int = 0
-    keep: int = 5
+    seed: int = option(0, within(0, MOST_SEED))
+    keep: int = option(5, at_least(1))
     update: Update = MISSING
     feedback: Events = field(default_factory=Events)
     drift: DriftSignal = field(default_factory=DriftSignal)
