@@ -19,8 +19,16 @@ REFUSED = {
     ): "student.split_layers=2: allowed is 0 to 1: the last of",
     ("student=l1_h384", "student.split_layers=1"): "student.split_layers=1: allowed is 0 to 0",
     ("student=l2_h384", "student.split_layers=-1"): "student.split_layers=-1: allowed is a number >= 0",
-    ("student.split_layers=1", "loss=hidden+kl"): "student.split_layers=1: allowed is 0 with loss.terms.hidden",
-    ("student.split_layers=1", "quantize=int8_fused"): "student.split_layers=1: allowed is 0 with quantize=int8_fused",
+    (
+        "student=l2_h384",
+        "student.split_layers=1",
+        "loss=hidden+kl",
+    ): "student.split_layers=1: allowed is 0 with loss.terms.hidden",
+    (
+        "student=l2_h384",
+        "student.split_layers=1",
+        "quantize=int8_fused",
+    ): "student.split_layers=1: allowed is 0 with quantize=int8_fused",
 }
 
 
@@ -31,7 +39,9 @@ def test_what_cannot_be_split_is_refused(overrides):
     assert REFUSED[overrides] in str(caught.value)
 
 
-@pytest.mark.parametrize("overrides", [["student=l3_h384", "student.split_layers=2"], ["student.split_layers=1"]])
+@pytest.mark.parametrize(
+    "overrides", [["student=l3_h384", "student.split_layers=2"], ["student=l2_h384", "student.split_layers=1"]]
+)
 def test_what_can_be_is_not(overrides):
     validate(composed(*overrides))
 
