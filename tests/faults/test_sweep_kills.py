@@ -9,7 +9,7 @@ import pytest
 
 from rankdistill.export.runtime.threads import available_cores
 from tests.integration import sweeps
-from tests.integration.commands import TIMED, distill
+from tests.integration.commands import TIMED, begin_with, distill
 from tests.integration.sweeps import BOTH, newest, quality, record, sweep
 
 pytestmark = pytest.mark.faults
@@ -26,7 +26,7 @@ def calm(beir, encoder):
 @pytest.fixture
 def storm(calm, tmp_path):
     """A folder whose sweeps have only the students to train."""
-    return sweeps.warm(calm, tmp_path, without="student")
+    return begin_with(calm, tmp_path, without="student")
 
 
 def at_work(calm, storm, layers):

@@ -31,10 +31,10 @@ def small(beir: Path, encoder: Path) -> list[str]:
     return ["data=beir", f"data.path={beir}", f"teacher.model={encoder}", *SMALL]
 
 
-def begin_with(begun: Path, folder: Path) -> Path:
-    """Give a folder the stages of the suite's small run, so that only what differs is made; returns the folder."""
-    skip = shutil.ignore_patterns(".*", "work-*")
-    shutil.copytree(begun / "runs/stages", folder / "runs/stages", ignore=skip, copy_function=os.link)
+def begin_with(begun: Path, folder: Path, *, without: str = "nothing") -> Path:
+    """Give a folder the stages of another but for a kind, so that only what differs is made; returns the folder."""
+    skip = shutil.ignore_patterns(".locks", f"{without}-*")
+    shutil.copytree(begun / "runs/stages", folder / "runs/stages", ignore=skip)
     return folder
 
 

@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,13 +39,6 @@ def broken_grid(beir: Path, encoder: Path) -> tuple[Path, subprocess.CompletedPr
     folder = beir.parents[1] / "grid"
     folder.mkdir()
     return folder, distill(*sweep(beir, encoder, BROKEN), cwd=folder)
-
-
-def warm(source: Path, folder: Path, *, without: str = "nothing") -> Path:
-    """Give a folder the stages of another but for a kind; returns the folder."""
-    skip = shutil.ignore_patterns(".locks", f"{without}-*")
-    shutil.copytree(source / "runs" / "stages", folder / "runs" / "stages", ignore=skip)
-    return folder
 
 
 def stages(folder: Path) -> dict[str, int]:

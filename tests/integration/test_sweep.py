@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from rankdistill.export.report.run_folders import jobs_of
 from tests.integration import sweeps
-from tests.integration.commands import TIMED, distill, table
+from tests.integration.commands import TIMED, begin_with, distill, table
 from tests.integration.sweeps import BOTH, BROKEN, newest, quality, record, rows, stages, sweep
 
 pytestmark = pytest.mark.integration
@@ -74,7 +74,7 @@ ODD = "a, b=c 'd' {e}"
 
 
 def test_jobs_at_once_train_their_teacher_once_whatever_the_folders_are_called(tmp_path, grid, beir, encoder):
-    folder = sweeps.warm(grid, tmp_path / ODD, without="teacher")
+    folder = begin_with(grid, tmp_path / ODD, without="teacher")
     data, models = folder / "set, x=1" / beir.name, folder / "it's"
     shutil.copytree(beir, data)
     shutil.copytree(encoder, models / encoder.name)
@@ -102,7 +102,7 @@ def test_jobs_at_once_train_their_teacher_once_whatever_the_folders_are_called(t
 
 
 def test_jobs_run_through_submitit(tmp_path, grid, beir, encoder):
-    sweeps.warm(grid, tmp_path)
+    begin_with(grid, tmp_path)
     launcher = ["hydra/launcher=submitit", "hydra.launcher.cluster=local", "+hydra.launcher.parameters.name=mine"]
     done = distill(*sweep(beir, encoder, BROKEN, *launcher), cwd=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -128,7 +128,7 @@ def cluster():
 
 
 def test_jobs_run_on_the_nodes_of_a_ray_cluster_and_again_when_a_worker_is_lost(tmp_path, grid, beir, encoder, cluster):
-    sweeps.warm(grid, tmp_path)
+    begin_with(grid, tmp_path)
     launcher = ["hydra/launcher=ray", f"hydra.launcher.address={cluster.address}"]
     locks = [tmp_path / "runs/stages/.locks" / f"{sweeps.student(grid, layers)}.lock" for layers in (1, 2)]
     for layers in (1, 2):
@@ -160,7 +160,7 @@ STORAGE = "runs/sweeps/small.journal"
 
 @functools.cache
 def searched(grid, beir, encoder):
-    folder = sweeps.warm(grid, beir.parents[1] / "search")
+    folder = begin_with(grid, beir.parents[1] / "search")
     return folder, distill(*sweep_without_bundle(beir, encoder), *SEARCH, cwd=folder)
 
 
@@ -226,7 +226,7 @@ def test_the_same_search_again_runs_nothing_and_shows_all_trials(search, beir, e
 
 def test_a_hopeless_trial_is_given_up_and_that_is_no_failure(search, tmp_path, beir, encoder):
     folder, _ = search
-    sweeps.warm(folder, tmp_path, without="student")
+    begin_with(folder, tmp_path, without="student")
     (tmp_path / "runs/sweeps").mkdir()
     shutil.copy(folder / STORAGE, tmp_path / STORAGE)
     prune = ["hydra.sweeper.prune.least=1", "hydra.sweeper.prune.margin=-1", "hydra.sweeper.n_trials=4"]
@@ -259,7 +259,7 @@ def test_a_search_whose_trials_fail_ends_and_begins_none_of_them_twice(tmp_path,
 
 def test_trials_at_once_and_an_own_bundle_and_split(search, tmp_path, beir, encoder):
     folder, _ = search
-    sweeps.warm(folder, tmp_path)
+    begin_with(folder, tmp_path)
     more = ["hydra/launcher=joblib", "hydra.sweeper.n_trials=2", "bundle=true",
             "measure.split=test", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]  # fmt: skip
     done = distill(*sweep_without_bundle(beir, encoder), *SEARCH, *more, cwd=tmp_path)
