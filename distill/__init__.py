@@ -40,7 +40,9 @@ def __getattr__(name: str) -> Any:
     if name in PLACES:
         return getattr(import_module(f"rankdistill.export.{PLACES[name]}"), name)
     if name == "__version__":
-        return import_module("importlib.metadata").version("rankdistill")
+        from importlib.metadata import version
+
+        return version("rankdistill")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 
-from rankdistill.export.runtime import Embedder, Ranked, Ranker
+from rankdistill import Embedder, Ranked, Ranker
 
 warnings.warn(
     "export.runtime goes with the next release: write `from rankdistill import Ranker`", FutureWarning, stacklevel=2

@@ -33,7 +33,7 @@ from rankdistill.export.runtime.threads import available_cores
 TEACHER_BATCH = 4  # pairs of equal length that share a call of the fp32 teacher: the fastest of those tried
 MEMORY = """
 import json, sys
-from rankdistill.export.runtime import Ranker
+from rankdistill.export.runtime.ranker import Ranker
 spec = json.load(sys.stdin)
 with Ranker.load(spec["bundle"], variant=spec["variant"]) as ranker:
     for query, items in spec["requests"]:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from rankdistill import Ranker
 from rankdistill.export.files import write_atomic
 from rankdistill.export.gate.budget import Budget
 from rankdistill.export.gate.decision import judge
@@ -34,7 +35,6 @@ from rankdistill.export.gate.measurements import compare
 from rankdistill.export.measure.bench import golden_requests
 from rankdistill.export.measure.host import describe_host, versions
 from rankdistill.export.measure.quality import ranking_metrics
-from rankdistill.export.runtime import Ranker
 from rankdistill.export.runtime.threads import available_cores
 
 LOSS, QUERIES, CANDIDATES, ITEMS = 0.005, 1000, 20, 20

@@ -77,7 +77,7 @@ def tools(bundle: Path, exported: Path, cores: int) -> dict[str, Rank]:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, pipeline
 
-    from rankdistill.export.runtime import Ranker
+    from rankdistill import Ranker
 
     fresh, kept = Ranker.load(bundle, keep_mb=0), Ranker.load(bundle)
     name = fresh.variant.file
@@ -154,7 +154,7 @@ def time_tools(found: dict[str, Rank], lists: Lists, rounds: int) -> dict[str, A
 
 def overhead(bundle: Path, lists: Lists, rounds: int) -> dict[str, float]:
     """Return microseconds a pair of bare engine calls, scoring tokens and tokenising, on one thread, interleaved."""
-    from rankdistill.export.runtime import Ranker
+    from rankdistill import Ranker
     from rankdistill.export.runtime.text.token_cache import KeptTokens
 
     ranker = Ranker.load(bundle, threads=1)

@@ -22,7 +22,7 @@ NOT_COUNTED = ("pip", "setuptools", "pkg_resources", "_distutils_hack")  # what 
 PROBE = """
 import json, resource, sys, time
 start = time.perf_counter()
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 imported = time.perf_counter()
 ranker = Ranker.load(sys.argv[1])
 loaded = time.perf_counter()

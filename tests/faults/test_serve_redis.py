@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 from tests.redis_server import RedisServer
 from tests.serving import serving
 

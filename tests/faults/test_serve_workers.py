@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 from tests.faults.bundles import edit, seal
 from tests.processes import command_line
 from tests.serving import serving

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 from tests.conftest import WORDS
 
 pytestmark = pytest.mark.integration

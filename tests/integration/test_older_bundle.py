@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rankdistill import Ranker
 from rankdistill.export.bundle.verification import verify
-from rankdistill.export.runtime import Ranker
 from tests.serving import serving
 
 pytestmark = pytest.mark.integration

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rankdistill import Ranker
 from rankdistill.export.errors import BundleError
-from rankdistill.export.runtime import Ranker
 from tests.conftest import THINGS, WORDS
 
 pytestmark = pytest.mark.integration
@@ -122,7 +122,7 @@ def test_a_closed_ranker_leaves_no_thread_and_says_that_it_is_closed(bundle):
 
 FORK = """
 import os, sys, threading, numpy as np
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 pairs = [("red car", "fast red car"), ("红色 台灯", "红"), ("old", "café ☕"), ("", "")] * 6
 ranker = Ranker.load(sys.argv[1], threads=3)
 expected = ranker.score(pairs)
@@ -169,7 +169,7 @@ class Refuse:
         if top in {HEAVY!r} or rest.split('.')[0] not in ('', 'export') and top == 'rankdistill':
             raise ImportError(name + ' must not be imported here')
 sys.meta_path.insert(0, Refuse())
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 with Ranker.load({str(bundle)!r}) as ranker:
     assert len(ranker.rank("red car", ["old boat", "red car"])) == 2
 import rankdistill.export.bundle.verification
@@ -191,7 +191,7 @@ def test_one_core_is_enough(bundle):
     code = """
 import os, sys, threading
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 with Ranker.load(sys.argv[1]) as ranker:
     assert ranker.threads == 1
     ranker.rank("red car", ["old boat", "red car"])

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from rankdistill import Ranker
 from rankdistill.export.errors import UserError
-from rankdistill.export.runtime import Ranker
 from rankdistill.export.serve.ray_app import NAME, app
 from tests.processes import command_lines
 

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 from tests.conftest import THINGS, WORDS
 from tests.serving import serving, start
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from rankdistill.export.runtime import Ranker
+from rankdistill import Ranker
 from tests.faults.bundles import seal
 from tests.integration.commands import distill, newest_run, small
 from tests.serving import serving

@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rankdistill import Ranker
 from rankdistill.data.records import RankingData
 from rankdistill.export.bundle import golden
 from rankdistill.export.bundle.verification import verify
 from rankdistill.export.measure import latency, predictions
 from rankdistill.export.measure.bench import golden_requests
-from rankdistill.export.runtime import Ranker
 from rankdistill.export.runtime.manifest import GOLDEN, SHORTENER
 from rankdistill.export.runtime.text.shortener import Shortener
 from tests.faults.bundles import edit, seal

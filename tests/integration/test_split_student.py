@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rankdistill import Ranker
 from rankdistill.commands.update import run as update
 from rankdistill.export.bundle.golden_replay import check_graph
 from rankdistill.export.bundle.verification import verify
 from rankdistill.export.errors import UserError
-from rankdistill.export.runtime import Ranker
 from rankdistill.export.runtime.manifest import Manifest, with_states
 from rankdistill.online.versions import Published
 from tests.conftest import THINGS, WORDS

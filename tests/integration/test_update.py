@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill import Ranker
 from rankdistill.commands.update import run
 from rankdistill.export.bundle.verification import verify
-from rankdistill.export.runtime import Ranker
 from rankdistill.export.runtime.manifest import Manifest
 from rankdistill.export.torch_models.checkpoint import load_ranker
 from rankdistill.online.version_state import State
