@@ -1,4 +1,4 @@
 """Rankers that cost nothing to train: their scores, their best combination, and the floor under a teacher.
 
-Imports data, training.monitor and options.
+Imports data, errors, models, options, store, training.
 """

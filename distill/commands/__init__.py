@@ -1,4 +1,4 @@
 """The commands `distill`, `distill-store`, `distill-track` and `distill-update`: parse, call, print, exit code.
 
-Imports any room; nothing but `rankdistill.__main__` and Hydra imports it.
+Imports errors, online, options, pipeline, store, sweep, torchrun, tracking, training.
 """

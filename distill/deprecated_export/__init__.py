@@ -1,1 +1,4 @@
-"""The package `export` of version 0.1, for one more release: it is `rankdistill.export` now."""
+"""The package `export` of version 0.1, for one more release: it is `rankdistill.export` now.
+
+Imports no other room.
+"""

@@ -1,4 +1,4 @@
 """The model of single texts: a BERT with pooling and a linear layer, distilled from a cross-encoder.
 
-Imports models, training, data and options.
+Imports data, losses, models, options, training.
 """

@@ -1,4 +1,4 @@
 """Losses on scores and on states: pure functions, and the terms of options that weigh them.
 
-Imports options alone.
+Imports errors, options.
 """

@@ -1,4 +1,4 @@
 """How a teacher and a student come to be: located, checked, tuned, cut, narrowed, fitted again.
 
-Imports training, losses, data and options; knows no stage.
+Imports data, errors, losses, options, store, training.
 """

@@ -1,1 +1,4 @@
-"""Keeping a served student fresh: events, what they teach, and when the model has drifted from them."""
+"""Keeping a served student fresh: events, what they teach, and when the model has drifted from them.
+
+Imports data, errors, losses, models, options, pipeline, training.
+"""

@@ -1,6 +1,6 @@
 """Every option and its type, by nouns; only here is Hydra's ConfigStore known. `ranges` says what each may be.
 
-Imports nothing of this project but errors.
+Imports errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """The store of stages: what is made once under its key, who refers to it, and who uses it now.
 
-Imports errors alone.
+Imports errors, torchrun.
 """

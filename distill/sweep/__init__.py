@@ -1,1 +1,4 @@
-"""Many runs: which are wanted (sweepers), and where and how many at once (launchers)."""
+"""Many runs: which are wanted (sweepers), and where and how many at once (launchers).
+
+Imports errors, options, tracking, training.
+"""

@@ -1,4 +1,4 @@
 """Runs in MLflow: what is recorded, and the client that records it.
 
-Imports options and store.
+Imports errors, options.
 """

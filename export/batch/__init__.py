@@ -1,4 +1,4 @@
 """Whole files: the vectors and the item states of a catalogue.
 
-Imports runtime and files.
+Imports errors, extras, files, runtime.
 """

@@ -1,4 +1,4 @@
 """The folder that is handed over: written, described, signed, verified, succeeded by an updated one.
 
-Imports report, measure, graphs and runtime.
+Imports errors, extras, files, gate, graphs, measure, progress, report, runtime.
 """

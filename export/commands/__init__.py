@@ -1,4 +1,4 @@
 """The `ranker` command: options and printing of each subcommand.
 
-Imports any room of export; nothing imports it.
+Imports batch, bundle, compare, errors, extras, files, full_disk, gate, measure, runtime, serve.
 """

@@ -1,4 +1,4 @@
 """Numbers held to a budget: what is measured, what is estimated, and the decision.
 
-Imports report, measure, graphs and runtime.
+Imports errors, files, graphs, machine_lock, measure, report, runtime, yaml_file.
 """

@@ -1,4 +1,4 @@
 """ONNX graphs in fp32: built from weights, traced for comparison, and what they share.
 
-Imports torch_models and runtime.
+Imports errors, runtime, torch_models.
 """

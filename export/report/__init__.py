@@ -1,4 +1,4 @@
 """One run in words: its trade-off, its verdict, its page and its tables.
 
-Imports measure, graphs and runtime.
+Imports errors, files, graphs, measure, runtime.
 """

@@ -1,4 +1,4 @@
 """Scoring with a bundle: numpy, onnxruntime and tokenizers only; `rankdistill` itself offers what programs import.
 
-Imports errors and extras.
+Imports errors, extras.
 """

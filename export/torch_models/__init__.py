@@ -1,4 +1,4 @@
 """The only PyTorch code of export: checkpoints, and the forward passes of a BERT ranker.
 
-Imports errors alone.
+Imports errors.
 """

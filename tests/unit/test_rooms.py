@@ -131,6 +131,16 @@ def test_every_room_says_what_it_is_for(folder):
     assert ast.get_docstring(tree)
 
 
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_says_what_it_imports(package):
+    for name, allowed in ROOMS[package].items():
+        path = MODULES[f"{package}.{name}"]
+        if path.name == "__init__.py":
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            named = f"Imports {', '.join(allowed.split())}." if allowed else "Imports no other room."
+            assert said.splitlines()[-1] == named, name
+
+
 def test_nothing_imports_the_folders_by_their_own_names():
     for top in (*PACKAGES.values(), "tests", "scripts"):
         for path in (ROOT / top).rglob("*.py"):

@@ -1,4 +1,4 @@
 """From a log of events to graded lists: read once, labelled, weighed by position.
 
-Imports data and options.
+Imports data, options and errors.
 """

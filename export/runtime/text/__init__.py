@@ -1,4 +1,4 @@
 """Texts to token ids, and what is kept of texts seen before.
 
-Imports manifest and untrusted.
+Imports manifest, untrusted and errors.
 """

@@ -1,4 +1,4 @@
 """Scores kept in memory and in Redis, and the most frequent requests that fill a cache.
 
-Imports scheduling and settings.
+Imports scheduling, settings.
 """

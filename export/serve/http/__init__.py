@@ -1,4 +1,4 @@
 """FastAPI, the shapes of each API, headers, access, logs and metrics.
 
-Imports service and all below it.
+Imports caching, models, scheduling, service, settings, worker_commands.
 """

@@ -1,4 +1,4 @@
 """Which model answers: loaded, tried on live requests, swapped, rolled back, governed by the load.
 
-Imports caching, scheduling and settings.
+Imports caching, scheduling, settings, worker_commands.
 """

@@ -1,4 +1,4 @@
 """Which request is scored next, by which thread.
 
-Imports runtime alone.
+Imports no other room.
 """
