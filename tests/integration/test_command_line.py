@@ -102,7 +102,9 @@ def test_hydras_flags_work_from_any_folder(flag, tmp_path):
 
 def test_help_lists_what_each_group_has(tmp_path):
     text = distill("--help", cwd=tmp_path).stdout.replace("\n  ", " ")  # a long line is continued, indented
-    groups = "data teacher warm augment student loss train quantize measure budget track experiment".split()
+    groups = (
+        "data teacher warm augment student loss train quantize cascade embed measure budget track experiment".split()
+    )
     for group in groups:
         listed = next(line for line in text.splitlines() if line.startswith(f"{group}: ")).partition(": ")[2]
         names = re.split(r"[,;] ", re.sub(r" \(of \w+\)|; any sum.*", "", listed))
